@@ -1,0 +1,266 @@
+"""What every output directory carries, and when it counts as finished.
+
+A stage directory holds the stage's files and one `stage.json`: resolved config, inputs by hash, outputs by hash, counts,
+package versions, git commit, wall time. `stage.json` is written first with `done: false` and replaced, after everything else
+reached the disk, by the one with `done: true`. So a directory is finished or it is not, and a rerun knows which.
+
+    with artifacts.stage(out, kind="tokenize", config=config, inputs={"text": file}) as stage:
+        if stage.done:                    # same config, same inputs: nothing to do
+            return
+        ...                               # write below stage.directory
+        stage.counts["tokens"] = n
+
+Stages that cannot resume are cleared before they start, so no half-written file of an earlier try survives. Stages that can
+(`resumable=True`) keep what they find, provided config and inputs are still the same.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megatron_octo import units
+from megatron_octo.config import differences, to_dict
+from megatron_octo.errors import ArtifactError, ResourceError
+
+MARK = "stage.json"
+#: Kept out of the outputs' hashes: what a stage says about itself rather than what it makes.
+UNHASHED = ("logs",)
+#: Packages whose versions decide the numbers; recorded where they are installed.
+PACKAGES = (
+    "megatron-octo", "megatron-core", "torch", "transformers", "trl", "tokenizers", "datasets", "math-verify", "numpy",
+    "safetensors", "transformer-engine", "flash-attn", "vllm", "openrlhf",
+)  # fmt: skip
+
+
+@dataclass
+class Stage:
+    """One stage directory while the stage runs. `counts` is what it did, in numbers, units in the keys."""
+
+    directory: Path
+    done: bool
+    counts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def logs(self) -> Path:
+        """Where logs, event files and other side products go: never hashed, never an input."""
+        path = self.directory / "logs"
+        path.mkdir(exist_ok=True)
+        return path
+
+
+@contextlib.contextmanager
+def stage(
+    directory: Path,
+    *,
+    kind: str,
+    config: Any,
+    inputs: Mapping[str, Path] | None = None,
+    resumable: bool = False,
+    force: bool = False,
+    needs_bytes: int = 0,
+) -> Iterator[Stage]:
+    """Open a stage directory, check it against what is asked, and mark it done when the block ends without an exception.
+
+    Args:
+        inputs: files or finished stage directories by name; their hashes are recorded and compared on a rerun.
+        force: forget what an earlier run with another config or other inputs left behind, and do it again.
+        needs_bytes: refuse to start with less free disk than this.
+    Raises:
+        ArtifactError: the directory was made with another config, other inputs or by another kind of stage; an input stage
+            is not finished.
+        ResourceError: too little disk.
+    """
+    asked = {
+        "kind": kind,
+        "config": to_dict(config),
+        "inputs": {
+            name: {"path": str(path), "sha256": fingerprint(Path(path))} for name, path in (inputs or {}).items()
+        },
+    }
+    found = read_mark(directory)
+    if found is not None and not force:
+        _refuse_other(directory, found, asked)
+        if found["done"]:
+            yield Stage(directory=directory, done=True, counts=found["counts"])
+            return
+    elif found is None and directory.is_dir() and any(directory.iterdir()):
+        raise ArtifactError(f"{directory} is not empty and no stage of ours made it; name another directory")
+    if not resumable or force:
+        shutil.rmtree(directory, ignore_errors=True)
+    require_disk(directory, needs_bytes)
+    directory.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    carried = found["wall_seconds"] if found is not None and resumable and not force else 0.0
+    mark = {"done": False, **asked, "counts": {}, "wall_seconds": carried}
+    write_json(directory / MARK, mark)
+    current = Stage(directory=directory, done=False)
+    try:
+        yield current
+    except BaseException:
+        # A resumed stage reports the time of all its tries.
+        if resumable and directory.is_dir():
+            write_json(directory / MARK, mark | {"wall_seconds": carried + time.time() - started})
+        raise
+    write_json(
+        directory / MARK,
+        mark
+        | {
+            "done": True,
+            "counts": current.counts,
+            "outputs": hash_tree(directory),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "wall_seconds": round(carried + time.time() - started, 3),
+        },
+    )
+
+
+def is_finished(directory: Path, *, config: Any) -> bool:
+    """Whether a directory holds this stage, done, from inputs that did not change since. Starts nothing, needs no torch.
+
+    Raises:
+        ArtifactError: it was made with another config or its inputs changed.
+    """
+    mark = read_mark(directory)
+    if mark is None:
+        return False
+    now = {name: source | {"sha256": fingerprint(Path(source["path"]))} for name, source in mark["inputs"].items()}
+    _refuse_other(directory, mark, {"kind": mark["kind"], "config": to_dict(config), "inputs": now})
+    return bool(mark["done"])
+
+
+def read_mark(directory: Path) -> dict[str, Any] | None:
+    """The `stage.json` of a directory, or None where there is none. Raises `ArtifactError` if it cannot be read."""
+    file = directory / MARK
+    if not file.exists():
+        return None
+    try:
+        mark: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArtifactError(
+            f"{file} cannot be read ({error}); delete {directory} or pass --force to redo the stage"
+        ) from error
+    return mark
+
+
+def finished(directory: Path) -> dict[str, Any]:
+    """The mark of a finished stage. Raises `ArtifactError` where the stage is missing or unfinished."""
+    mark = read_mark(directory)
+    if mark is None:
+        raise ArtifactError(f"{directory} is no stage directory (no {MARK}); run the stage that makes it first")
+    if not mark["done"]:
+        raise ArtifactError(
+            f"the {mark['kind']} stage in {directory} did not finish; run it again, it continues where it can"
+        )
+    return mark
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of a file's bytes, or of the output hashes of a finished stage directory, or of a plain directory's files."""
+    if path.is_file():
+        return hash_file(path)
+    if not path.exists():
+        raise ArtifactError(f"input {path} does not exist")
+    outputs = finished(path)["outputs"] if (path / MARK).exists() else hash_tree(path)
+    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+
+
+def hash_tree(directory: Path) -> dict[str, str]:
+    """sha256 of every file below a directory by relative path, marks and logs left out."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    relative = ((path.relative_to(directory), path) for path in files)
+    return {
+        str(name): hash_file(path) for name, path in relative if name.parts[0] not in UNHASHED and name.name != MARK
+    }
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as stream:
+        json.dump(data, stream, indent=2)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename inside `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def require_disk(directory: Path, needs_bytes: int) -> None:
+    """Raises `ResourceError` when the file system of `directory` has less than `needs_bytes` free."""
+    place = directory.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needs_bytes:
+        raise ResourceError(
+            f"{directory} needs {units.bytes_(needs_bytes)} of disk, {units.bytes_(free)} are free on {place}; "
+            "make room or name a directory on another disk"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit our code runs from (`+changes` when it was edited since), None for an installed wheel."""
+    here = Path(__file__).parent
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() or None if run.returncode == 0 else None
+
+
+def _refuse_other(directory: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    state = "finished" if found["done"] else "started"
+    if found["kind"] != asked["kind"]:
+        raise ArtifactError(f"{directory} holds a {found['kind']} stage, not {asked['kind']}; name another directory")
+    changed = list(differences(found["config"], asked["config"]))
+    if changed:
+        listed = "\n".join(f"  {path}: {old!r} -> {new!r}" for path, old, new in changed)
+        raise ArtifactError(
+            f"the {asked['kind']} stage in {directory} was {state} with another config:\n{listed}\n"
+            "name another directory to keep both, or pass --force to redo it"
+        )
+    for name, new in asked["inputs"].items():
+        old = found["inputs"].get(name, {"sha256": "none"})
+        if old["sha256"] != new["sha256"]:
+            raise ArtifactError(
+                f"the {asked['kind']} stage in {directory} was {state} with another input '{name}' ({new['path']}): "
+                f"sha256 {old['sha256'][:12]} -> {new['sha256'][:12]}; pass --force to redo it"
+            )

@@ -1,0 +1,208 @@
+"""Jobs on this machine: ranks as plain processes, independent jobs side by side while cores last.
+
+Every job of several ranks gets a free port of its own. When one rank ends badly the others are stopped, and the message says
+which rank, how it ended and what it last said. Jobs that need all cores own the terminal and show progress bars; smaller ones
+run side by side and their lines carry their names.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from megatron_octo import artifacts, units
+from megatron_octo.errors import ResourceError
+from megatron_octo.launch.jobs import Job, StageFailedError, write_config
+from megatron_octo.process import EXIT_INTERRUPTED, EXIT_USER_ERROR
+
+POLL_SECONDS = 0.1
+#: How long a process may take to leave after SIGTERM.
+GRACE_SECONDS = 10.0
+LAST_LINES = 15
+
+
+def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -> None:
+    """Run jobs after those they need, several at a time while their ranks fit the cores. Finished stages are skipped.
+
+    Raises:
+        StageFailedError: a job ended badly. What runs beside it is stopped, what finished stays.
+        ArtifactError: a stage directory was made with another config (and `force` is not set).
+    """
+    cores = cores or available_cores()
+    waiting, finished, running = list(jobs), set[str](), list[_Running]()
+    try:
+        while waiting or running:
+            for job in [job for job in waiting if finished.issuperset(job.needs)]:
+                if not force and artifacts.is_finished(job.out, config=job.config):
+                    waiting.remove(job)
+                    finished.add(job.name)
+                    _say(f"{job.name}: done before")
+                elif sum(other.job.ranks for other in running) + job.ranks <= max(cores, job.ranks):
+                    waiting.remove(job)
+                    running.append(_Running(job, cores=cores, force=force))
+            for one in [one for one in running if one.poll()]:
+                running.remove(one)
+                finished.add(one.job.name)
+            time.sleep(POLL_SECONDS)
+    finally:
+        for one in running:
+            one.stop()
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold a directory for this process and its children. Raises `ResourceError` when another run holds it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("a+") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise ResourceError(
+                f"{directory} is in use by process {lock.read().strip()}; wait for it or stop it"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+class _Running:
+    """The processes of one job."""
+
+    def __init__(self, job: Job, *, cores: int, force: bool) -> None:
+        write_config(job)
+        self.job = job
+        self.started = time.monotonic()
+        self.owns_terminal = job.ranks >= cores
+        port = _port() if job.ranks > 1 else None
+        self.processes = [self._start(rank, cores, port, force) for rank in range(job.ranks)]
+        self.readers = [threading.Thread(target=self._relay, daemon=True)] if not self.owns_terminal else []
+        for reader in self.readers:
+            reader.start()
+
+    def _start(self, rank: int, cores: int, port: int | None, force: bool) -> subprocess.Popen[str]:
+        job = self.job
+        environment = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(job.ranks),
+            "OMP_NUM_THREADS": str(max(1, cores // job.ranks if self.owns_terminal else 1)),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        if port is not None:
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return subprocess.Popen(
+            job.command(force=force),
+            env=environment,
+            text=True,
+            preexec_fn=_die_with_parent,
+            close_fds=False,
+            **self._output(rank),
+        )
+
+    def _output(self, rank: int) -> dict[str, object]:
+        """Rank 0 speaks: to the terminal, or through a pipe that puts the job's name before its lines."""
+        if rank > 0:
+            log = (self.job.logs / f"rank{rank}.log").open("w")
+            return {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL}
+        if self.owns_terminal:
+            return {"stdin": subprocess.DEVNULL}
+        return {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+
+    def _relay(self) -> None:
+        stream = self.processes[0].stdout
+        assert stream is not None
+        with (self.job.logs / "rank0.log").open("w") as log:
+            for line in stream:
+                log.write(line)
+                log.flush()
+                _say(f"[{self.job.name}] {line.rstrip()}")
+
+    def poll(self) -> bool:
+        """Whether the job is done. Raises `StageFailedError` when one of its ranks ended badly."""
+        codes = [process.poll() for process in self.processes]
+        failed = [(rank, code) for rank, code in enumerate(codes) if code]
+        if failed:
+            self.stop()
+            raise self._failure(*failed[0])
+        if any(code is None for code in codes):
+            return False
+        self._join()
+        _say(f"{self.job.name}: done in {units.duration(time.monotonic() - self.started)}")
+        return True
+
+    def stop(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in self.processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._join()
+
+    def _join(self) -> None:
+        for reader in self.readers:
+            reader.join(timeout=1)
+
+    def _failure(self, rank: int, code: int) -> BaseException:
+        if code == EXIT_INTERRUPTED:
+            return KeyboardInterrupt()
+        name = self.job.name
+        if code == EXIT_USER_ERROR and rank == 0:
+            return StageFailedError(
+                f"stage {name} stopped: see its message above; finished stages stay, run the same command again"
+            )
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
+        said = "" if rank == 0 else f"\nits last lines:\n{_tail(self.job.logs / f'rank{rank}.log')}"
+        return StageFailedError(
+            f"rank {rank} of stage {name} {how}; run the same command again, it continues where it stopped{said}"
+        )
+
+
+def _port() -> int:
+    """MASTER_PORT where the user set it, else a free one. Raises `ResourceError` when the user's is taken."""
+    wanted = int(os.environ.get("MASTER_PORT", "0"))
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as error:
+            raise ResourceError(
+                f"port {wanted} (MASTER_PORT) is in use; stop what listens there, or unset MASTER_PORT to take a free one"
+            ) from error
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _die_with_parent() -> None:
+    """On Linux a killed launcher takes its ranks with it: none goes on writing into a directory that is started again."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _tail(file: Path) -> str:
+    lines = file.read_text(errors="replace").splitlines()
+    return "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

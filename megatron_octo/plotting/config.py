@@ -1,0 +1,49 @@
+"""What a report is. No matplotlib here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_octo.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedModel:
+    """One model of a study: its training run, its base evaluation and its RL runs, one per seed."""
+
+    name: str
+    #: Training stage directory.
+    training: Path
+    #: Evaluation stage directory of the base model.
+    base_evaluation: Path
+    #: RL stage directories, one per seed, and the evaluation of each one's result in the same order.
+    rl: tuple[Path, ...] = ()
+    rl_evaluations: tuple[Path, ...] = ()
+
+    @property
+    def stages(self) -> tuple[Path, ...]:
+        return (self.training, self.base_evaluation, *self.rl, *self.rl_evaluations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A self-contained HTML page with figures, for one study. Stages that did not finish yet are named as missing."""
+
+    title: str
+    #: The command that repeats the study.
+    command: str
+    #: The first is the control: the gains of the others are compared with its gain.
+    models: tuple[ReportedModel, ...]
+    #: Further stage directories whose time and versions are listed (world, tokenizer, shards, conversions).
+    stages: tuple[Path, ...] = ()
+    #: Sample questions shown, each answered by every model before and after RL.
+    num_samples: int = 3
+
+    def __post_init__(self) -> None:
+        names = [model.name for model in self.models]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"a report needs models with different names, not [{', '.join(names)}]")
+
+    @property
+    def all_stages(self) -> tuple[Path, ...]:
+        """Every stage directory once, in the order of the study: world and shards, then model by model."""
+        return tuple(dict.fromkeys((*self.stages, *(path for model in self.models for path in model.stages))))

@@ -1,0 +1,45 @@
+"""A stage as a process: `python -m megatron_octo.<room>.run CONFIG.json OUT [--force]`.
+
+The same entry runs under the local study, under torchrun and inside a Slurm job. Exit codes: 0 done, 2 something the user can
+mend (one message on stderr), 130 interrupted, 1 a defect of ours (with its traceback).
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from megatron_octo.config import load
+from megatron_octo.errors import OctoError
+
+ConfigT = TypeVar("ConfigT")
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(
+    run: Callable[[ConfigT, Path, bool], None], config_type: type[ConfigT], *, argv: Sequence[str] | None = None
+) -> int:
+    """Parse the three arguments, run the stage, turn its end into an exit code."""
+    parser = argparse.ArgumentParser(prog=f"python -m {run.__module__}", description=f"Run one {config_type.__name__}.")
+    parser.add_argument("config", type=Path, help="resolved config, JSON")
+    parser.add_argument("out", type=Path, help="stage directory to make or to continue")
+    parser.add_argument("--force", action="store_true", help="redo a stage whose config or inputs changed")
+    arguments = parser.parse_args(argv)
+    try:
+        run(load(config_type, arguments.config), arguments.out, arguments.force)
+    except OctoError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def is_rank_zero() -> bool:
+    """Rank 0 speaks; a process outside torchrun is rank 0."""
+    return int(os.environ.get("RANK", "0")) == 0

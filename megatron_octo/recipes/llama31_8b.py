@@ -1,0 +1,65 @@
+"""OctoThinker-8B: Llama-3.1-8B through the stable stage, three decay branches and RL.
+
+Architecture: the model's public `config.json`. Parallelism is our choice: TP 2, because at TP 1 a micro-batch of
+8,192 tokens does not fit in 80 GB by our memory estimate (NVIDIA splits it by context parallelism, CP 2, instead). The paper
+reports no RL on 8B: those three recipes carry over the settings of 3B.
+"""
+
+from megatron_octo.recipes import octothinker
+from megatron_octo.recipes.octothinker import CAP_4K, GROWING_CAP
+from megatron_octo.rl.config import ReinforcementLearning
+from megatron_octo.training.config import MidTraining, ModelConfig, Parallelism
+
+BASE = "meta-llama/Llama-3.1-8B"  # third-party notes; the model card was not seen
+MODEL = ModelConfig(
+    num_layers=32,
+    hidden_size=4096,
+    ffn_hidden_size=14336,
+    num_attention_heads=32,
+    num_query_groups=8,
+    kv_channels=128,
+    vocab_size=128_256,
+    max_position_embeddings=131_072,
+    rotary_base=500_000.0,
+    rope_scaling_factor=8.0,
+    share_embeddings_and_output_weights=False,
+)
+PARALLELISM = Parallelism(tensor_model_parallel_size=2)
+STABLE_LR = 1e-5  # [N32] table 2
+
+
+def stable() -> MidTraining:
+    """Stable stage: 210B tokens at a constant 1e-5."""
+    return octothinker.stable(
+        name="llama31_8b.stable", model=MODEL, init_from=BASE, learning_rate=STABLE_LR, parallelism=PARALLELISM
+    )
+
+
+def decay_long() -> MidTraining:
+    """Decay branch with long chains of thought, 21B tokens."""
+    return octothinker.decay(stable(), name="llama31_8b.decay_long", blend=octothinker.LONG_BLEND)
+
+
+def decay_short() -> MidTraining:
+    """Decay branch with short chains of thought, 21B tokens."""
+    return octothinker.decay(stable(), name="llama31_8b.decay_short", blend=octothinker.SHORT_BLEND)
+
+
+def decay_hybrid() -> MidTraining:
+    """Decay branch with both kinds of chains of thought, 21B tokens."""
+    return octothinker.decay(stable(), name="llama31_8b.decay_hybrid", blend=octothinker.HYBRID_BLEND)
+
+
+def rl_long() -> ReinforcementLearning:
+    """RL on the long branch, response cap 2k, 4k, 8k; our choice, not in the paper."""
+    return octothinker.zero_from(decay_long(), name="llama31_8b.rl_long", length_schedule=GROWING_CAP)
+
+
+def rl_short() -> ReinforcementLearning:
+    """RL on the short branch, response cap 4k; our choice, not in the paper."""
+    return octothinker.zero_from(decay_short(), name="llama31_8b.rl_short", length_schedule=CAP_4K)
+
+
+def rl_hybrid() -> ReinforcementLearning:
+    """RL on the hybrid branch, response cap 4k; our choice, not in the paper."""
+    return octothinker.zero_from(decay_hybrid(), name="llama31_8b.rl_hybrid", length_schedule=CAP_4K)

@@ -1,0 +1,273 @@
+"""Megatron's indexed token shards, `PREFIX.bin` and `PREFIX.idx`: written by tokenization, read by training.
+
+It stands beside the rooms because both need it and a room may not import another's verbs. The bytes equal those of
+`megatron.core.datasets.indexed_dataset.IndexedDatasetBuilder` (a test compares them), without importing Megatron, which needs
+torch and cannot be imported on every data node.
+
+    .bin  tokens of all sequences, back to back, little endian, uint16 or int32
+    .idx  9 bytes  "MMIDIDX\\0\\0"
+          8        version, uint64 = 1
+          1        dtype code, uint8: 4 = int32, 8 = uint16
+          8        number of sequences S, uint64
+          8        number of document marks D + 1, uint64
+          4 S      sequence lengths in tokens, int32
+          8 S      byte offsets of the sequences in .bin, int64
+          8 (D+1)  sequence index where each document starts, and S at the end, int64
+
+We write one sequence per document; the reader takes documents of several. Reading maps the tokens and holds 16 bytes per
+sequence in memory.
+
+A tokenised corpus is a stage directory with one or more shards and a `manifest.json` that names them.
+"""
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_octo.config import load
+from megatron_octo.errors import CorpusError
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER = struct.Struct("<9sQBQQ")
+DTYPES: dict[int, np.dtype[Any]] = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
+
+MANIFEST = "manifest.json"
+
+Tokens = npt.NDArray[np.integer[Any]]
+Offsets = npt.NDArray[np.int64]
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """uint16 below 65,500 entries, else int32: the bound of Megatron's `DType.optimal_dtype`."""
+    return DTYPES[8] if vocab_size < 65_500 else DTYPES[4]
+
+
+def bin_path(prefix: Path) -> Path:
+    return prefix.with_name(f"{prefix.name}.bin")
+
+
+def idx_path(prefix: Path) -> Path:
+    return prefix.with_name(f"{prefix.name}.idx")
+
+
+class ShardWriter:
+    """Writes one shard; it appears under its name when the block ends well, and leaves nothing behind when it does not.
+
+    >>> with ShardWriter(directory / "web", vocab_size=512) as writer:
+    ...     writer.add(tokens, lengths)
+    """
+
+    def __init__(self, prefix: Path, *, vocab_size: int) -> None:
+        self.prefix = prefix
+        self.dtype = token_dtype(vocab_size)
+        self._lengths: list[npt.NDArray[np.int32]] = []
+        self._temporary = {path: path.with_name(f".{path.name}.tmp") for path in (bin_path(prefix), idx_path(prefix))}
+
+    def __enter__(self) -> "ShardWriter":
+        self._bin = self._temporary[bin_path(self.prefix)].open("wb")
+        return self
+
+    def add(self, tokens: Tokens, lengths: npt.NDArray[np.integer[Any]]) -> None:
+        """Append documents: their tokens back to back, and the length of each."""
+        assert int(lengths.sum()) == tokens.size, (int(lengths.sum()), tokens.size)
+        self._bin.write(np.ascontiguousarray(tokens, dtype=self.dtype).data)
+        self._lengths.append(lengths.astype("<i4"))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._bin.close()
+            for temporary in self._temporary.values():
+                temporary.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        with self._temporary[idx_path(self.prefix)].open("wb") as index:
+            index.write(_index_bytes(np.concatenate(self._lengths or [np.zeros(0, "<i4")]), self.dtype))
+            _to_disk(index)
+        _to_disk(self._bin)
+        for path, temporary in self._temporary.items():
+            os.replace(temporary, path)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShardReader:
+    """A shard, its tokens mapped from the disk. Document i is `tokens[document_offsets[i]:document_offsets[i + 1]]`."""
+
+    prefix: Path
+    tokens: Tokens
+    #: Token offset of every document, and the number of tokens at the end.
+    document_offsets: Offsets
+
+    @classmethod
+    def open(cls, prefix: Path) -> "ShardReader":
+        """Map a shard after checking its structure and sizes. Raises `CorpusError` naming the file."""
+        dtype, lengths, document_indices = _read_index(idx_path(prefix))
+        sequence_offsets = _offsets(lengths)
+        tokens = _map_tokens(bin_path(prefix), dtype, int(sequence_offsets[-1]))
+        return cls(prefix=prefix, tokens=tokens, document_offsets=sequence_offsets[document_indices])
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.document_offsets) - 1
+
+    @property
+    def document_lengths(self) -> Offsets:
+        return np.diff(self.document_offsets)
+
+    def document(self, number: int) -> Tokens:
+        return self.tokens[self.document_offsets[number] : self.document_offsets[number + 1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One `.bin`/`.idx` pair of a corpus; `name` is its prefix within the corpus directory."""
+
+    name: str
+    documents: int
+    tokens: int
+    #: Size of the `.bin` file.
+    bytes: int
+    bin_sha256: str
+    idx_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a tokenised corpus is; training reads token budgets, epochs and the tokenizer's identity from it."""
+
+    corpus: str
+    #: sha256 of `tokenizer.json`.
+    tokenizer_sha256: str
+    vocab_size: int
+    engine: str
+    engine_version: str
+    #: None where the tokenizer has no such token.
+    bos_id: int | None
+    eos_id: int | None
+    prepend_bos: bool
+    append_eod: bool
+    shuffle_seed: int | None
+    documents: int
+    #: Documents skipped because they had no text.
+    empty_documents: int
+    tokens: int
+    #: UTF-8 bytes of the text.
+    text_bytes: int
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Corpus:
+    """A tokenised corpus, ready to read."""
+
+    manifest: Manifest
+    shards: tuple[ShardReader, ...]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest.vocab_size
+
+    @property
+    def tokens(self) -> tuple[Tokens, ...]:
+        """One flat array per shard, mapped from the disk."""
+        return tuple(shard.tokens for shard in self.shards)
+
+
+def open_corpus(directory: Path) -> Corpus:
+    """Open what a tokenization stage made. Raises `CorpusError` where the manifest or a shard is missing or contradicts it."""
+    file = directory / MANIFEST
+    if not file.exists():
+        raise CorpusError(f"{directory} is no tokenised corpus (no {MANIFEST}); run the tokenize stage that makes it")
+    manifest = load(Manifest, file)
+    readers = tuple(ShardReader.open(directory / shard.name) for shard in manifest.shards)
+    for shard, reader in zip(manifest.shards, readers, strict=True):
+        if (reader.num_documents, reader.tokens.size) != (shard.documents, shard.tokens):
+            raise CorpusError(
+                f"{reader.prefix} holds {reader.num_documents:,} documents of {reader.tokens.size:,} tokens where {file} says "
+                f"{shard.documents:,} of {shard.tokens:,}; tokenize the corpus again"
+            )
+    return Corpus(manifest=manifest, shards=readers)
+
+
+def _offsets(lengths: npt.NDArray[np.integer[Any]]) -> Offsets:
+    """[2, 3] -> [0, 2, 5]."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _index_bytes(lengths: npt.NDArray[np.int32], dtype: np.dtype[Any]) -> bytes:
+    code = next(code for code, known in DTYPES.items() if known == dtype)
+    header = HEADER.pack(MAGIC, VERSION, code, len(lengths), len(lengths) + 1)
+    pointers = _offsets(lengths)[:-1] * dtype.itemsize
+    documents = np.arange(len(lengths) + 1, dtype="<i8")
+    return header + lengths.tobytes() + pointers.astype("<i8").tobytes() + documents.tobytes()
+
+
+def _read_index(path: Path) -> tuple[np.dtype[Any], npt.NDArray[np.int32], Offsets]:
+    """Token dtype, sequence lengths and document marks of an index file."""
+    data = _read_bytes(path)
+    if not data.startswith(MAGIC) or len(data) < HEADER.size:
+        raise CorpusError(f"{path} is no Megatron index (it does not start with {MAGIC!r}); tokenize the corpus again")
+    _, version, code, sequences, marks = HEADER.unpack_from(data)
+    if version != VERSION or code not in DTYPES:
+        raise CorpusError(
+            f"{path}: version {version}, dtype code {code}; version 1 with int32 (4) or uint16 (8) expected"
+        )
+    expected = HEADER.size + 12 * sequences + 8 * marks
+    if len(data) != expected:
+        raise CorpusError(
+            f"{path} has {len(data):,} bytes where {sequences:,} sequences and {marks:,} document marks make {expected:,}; "
+            "tokenize the corpus again"
+        )
+    lengths = np.frombuffer(data, "<i4", sequences, HEADER.size)
+    pointers = np.frombuffer(data, "<i8", sequences, HEADER.size + 4 * sequences)
+    documents = np.frombuffer(data, "<i8", marks, HEADER.size + 12 * sequences)
+    _check_index(path, DTYPES[code], lengths, pointers, documents)
+    return DTYPES[code], lengths, documents
+
+
+def _check_index(
+    path: Path, dtype: np.dtype[Any], lengths: npt.NDArray[np.int32], pointers: Offsets, documents: Offsets
+) -> None:
+    if not np.array_equal(pointers, _offsets(lengths)[:-1] * dtype.itemsize) or (lengths < 0).any():
+        raise CorpusError(f"{path}: sequence offsets do not add up from the lengths; tokenize the corpus again")
+    # Builders that added documents one by one start with 0, end with S and never step back.
+    if not documents.size or documents[0] != 0 or documents[-1] != len(lengths) or (np.diff(documents) < 0).any():
+        raise CorpusError(f"{path}: document marks do not run from 0 to {len(lengths):,}; tokenize the corpus again")
+
+
+def _map_tokens(path: Path, dtype: np.dtype[Any], num_tokens: int) -> Tokens:
+    expected = num_tokens * dtype.itemsize
+    try:
+        size = path.stat().st_size
+        if size != expected:
+            raise CorpusError(
+                f"{path} has {size:,} bytes where its index promises {num_tokens:,} {dtype.name} tokens = {expected:,} bytes; "
+                "the file is cut off or belongs to another index: tokenize the corpus again"
+            )
+        # mmap refuses empty files.
+        return np.memmap(path, dtype, "r") if num_tokens else np.zeros(0, dtype)
+    except OSError as error:
+        raise CorpusError(f"cannot read the shard {path}: {error.strerror}") from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"cannot read the shard index {path}: {error.strerror}; tokenize the corpus first") from error
+
+
+def _to_disk(stream: Any) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
