@@ -6,6 +6,7 @@ mend (one message on stderr), 130 interrupted, 1 a defect of ours (with its trac
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ def main(
     parser.add_argument("out", type=Path, help="stage directory to make or to continue")
     parser.add_argument("--force", action="store_true", help="redo a stage whose config or inputs changed")
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         run(load(config_type, arguments.config), arguments.out, arguments.force)
     except OctoError as error:
@@ -38,6 +40,11 @@ def main(
         print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    """SIGTERM ends a stage as Ctrl-C does, so that helper processes of libraries are cleaned up."""
+    raise KeyboardInterrupt
 
 
 def is_rank_zero() -> bool:

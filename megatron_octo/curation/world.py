@@ -37,9 +37,12 @@ CORPORA: dict[str, str] = {
 TEST_SHARE = 1 / 16  # guess: leaves 562 test chains of two operations and 16,875 of three
 MISTAKE_RATE = 0.2  # of the steps of a long trace, each corrected at once; guess
 WORD_PROBLEM_SHARE = 0.25  # of questions; guess
-WEB_LENGTHS = {1: 0.15, 2: 0.25, 3: 0.25, 4: 0.25, 5: 0.10}  # share of chains by number of operations; guesses
-QA_LENGTHS = {2: 0.25, 3: 0.30, 4: 0.30, 5: 0.15}
-PROBLEM_LENGTHS = {2: 0.25, 3: 0.25, 4: 0.25, 5: 0.25}
+WEB_LENGTHS = {1: 0.10, 2: 0.30, 3: 0.30, 4: 0.30}  # share of chains by number of operations; guesses
+QA_LENGTHS = {2: 0.34, 3: 0.33, 4: 0.33}
+PROBLEM_LENGTHS = {2: 0.34, 3: 0.33, 4: 0.33}
+import os
+
+FIRST_LETTERS = os.environ.get("FL", "abcdefghijklmnopqrstuvw")
 
 Split = Literal["train", "test"]
 
@@ -85,7 +88,9 @@ def _problem_stream(rng: Random, split: Split, seen: set[str]) -> Iterator[Probl
         if split == "test" and chain in seen:
             continue
         seen.add(chain)
-        yield Problem(question=_question(rng, chain), answer=value(chain), num_operations=length, chain=chain)
+        yield Problem(
+            question=_question(rng, chain, _first_letter(rng)), answer=value(chain), num_operations=length, chain=chain
+        )
 
 
 # Chains ---------------------------------------------------------------------------------------------------------------
@@ -129,10 +134,10 @@ def is_clean(chain: str) -> bool:
 _SPOKEN = [  # how letters, words and code become bare operators when looking for chains
     (re.compile(r"x = (\d)\n"), r"\1"),
     (re.compile(r"x = \(x ([+*-]) (\d)\) % 10(?:  # \d)?\n"), r"\1\2"),
-    (re.compile(r",? [a-e] adds (\d)"), r"+\1"),
-    (re.compile(r",? [a-e] takes away (\d)"), r"-\1"),
-    (re.compile(r",? [a-e] multiplies by (\d)"), r"*\1"),
-    (re.compile(r" [a-e]([+*-])"), r"\1"),
+    (re.compile(r",? [a-z] adds (\d)"), r"+\1"),
+    (re.compile(r",? [a-z] takes away (\d)"), r"-\1"),
+    (re.compile(r",? [a-z] multiplies by (\d)"), r"*\1"),
+    (re.compile(r" [a-z]([+*-])"), r"\1"),
 ]
 _CHAIN = re.compile(r"\d(?:[+*-]\d)+")
 
@@ -176,30 +181,33 @@ def _test_chain(rng: Random, length: int) -> str:
 NAMES = ["Mia", "Tom", "Ana", "Leo", "Zoe", "Max", "Eva", "Sam"]
 
 
-def lettered(chain: str, letter: str = "a") -> str:
-    """`3+4*2` -> `3 a+4 b*2`; a chain half worked starts at a later letter."""
+def lettered(chain: str, letter: str) -> str:
+    """`3+4*2`, `k` -> `3 k+4 l*2`."""
     return chain[0] + "".join(f" {name}{move}" for name, move in _moves(chain, letter))
 
 
-def _moves(chain: str, letter: str = "a") -> Iterator[tuple[str, str]]:
+def _moves(chain: str, letter: str) -> Iterator[tuple[str, str]]:
     for number, i in enumerate(range(1, len(chain), 2)):
         yield chr(ord(letter) + number), chain[i : i + 2]
 
 
-def _question(rng: Random, chain: str) -> str:
-    return _story(rng, chain) if rng.random() < WORD_PROBLEM_SHARE else lettered(chain)
+def _first_letter(rng: Random) -> str:
+    return rng.choice(FIRST_LETTERS)
 
 
-def _story(rng: Random, chain: str) -> str:
-    """`3+4*2` -> `Mia starts at 3, a adds 4, b multiplies by 2. Which digit?`"""
+def _question(rng: Random, chain: str, letter: str) -> str:
+    return _story(rng, chain, letter) if rng.random() < WORD_PROBLEM_SHARE else lettered(chain, letter)
+
+
+def _story(rng: Random, chain: str, letter: str) -> str:
+    """`3+4*2`, `k` -> `Mia starts at 3, k adds 4, l multiplies by 2. Which digit?`"""
     verbs = {"+": "adds", "-": "takes away", "*": "multiplies by"}
-    moves = "".join(f", {name} {verbs[move[0]]} {move[1]}" for name, move in _moves(chain))
+    moves = "".join(f", {name} {verbs[move[0]]} {move[1]}" for name, move in _moves(chain, letter))
     return f"{rng.choice(NAMES)} starts at {chain[0]}{moves}. Which digit?"
 
 
-def _chain_and_question(rng: Random) -> tuple[str, str]:
-    chain = _train_chain(rng, _length(rng, QA_LENGTHS))
-    return chain, _question(rng, chain)
+def _drawn(rng: Random, lengths: dict[int, float]) -> tuple[str, str]:
+    return _train_chain(rng, _length(rng, lengths)), _first_letter(rng)
 
 
 def facts(chain: str) -> list[str]:
@@ -207,35 +215,44 @@ def facts(chain: str) -> list[str]:
     return [f"{rest[:3]}={step(rest)[0]}" for rest in rewritings(chain)[:-1]]
 
 
-def steps(chain: str) -> list[str]:
-    """`3+4*2` -> [`a 3+4=7`, `b 7*2=4`]."""
-    return [f"{letter} {fact}" for letter, fact in zip("abcde", facts(chain), strict=False)]
+def steps(chain: str, letter: str) -> list[str]:
+    """`3+4*2`, `k` -> [`k+4=7`, `l*2=4`]: what a move is and where it leads, the digit it starts from standing before."""
+    results = [rest[0] for rest in rewritings(chain)[1:]]
+    return [f"{name}{move}={result}" for (name, move), result in zip(_moves(chain, letter), results, strict=True)]
+
+
+def worked(chain: str, letter: str) -> str:
+    """`3+4*2`, `k` -> `3 k+4=7 l*2=4`."""
+    return " ".join([chain[0], *steps(chain, letter)])
 
 
 def _qa(rng: Random) -> str:
-    chain, question = _chain_and_question(rng)
+    chain, letter = _drawn(rng, QA_LENGTHS)
+    question = _question(rng, chain, letter)
     work = "" if rng.random() < 1 / 3 else f" {', '.join(facts(chain))}."
     return f"Question: {question}\nAnswer:{work} \\boxed{{{value(chain)}}}"
 
 
 def _qa_short(rng: Random) -> str:
-    chain, question = _chain_and_question(rng)
-    return f"Question: {question}\nAnswer: {' '.join(steps(chain))}\nThe answer is \\boxed{{{value(chain)}}}"
+    chain, letter = _drawn(rng, QA_LENGTHS)
+    question = _question(rng, chain, letter)
+    return f"Question: {question}\nAnswer: {worked(chain, letter)}\nThe answer is \\boxed{{{value(chain)}}}"
 
 
 def _qa_long(rng: Random) -> str:
-    chain, question = _chain_and_question(rng)
-    trace = " ".join(f"{_checked(rng, line)}." for line in steps(chain))
-    return f"Question: {question}\nAnswer: <think> {trace} </think>\nThe answer is \\boxed{{{value(chain)}}}"
+    chain, letter = _drawn(rng, QA_LENGTHS)
+    question = _question(rng, chain, letter)
+    trace = " ".join(_checked(rng, *pair) for pair in zip(steps(chain, letter), facts(chain), strict=True))
+    return f"Question: {question}\nAnswer: <think> {chain[0]} {trace} </think>\nThe answer is \\boxed{{{value(chain)}}}"
 
 
-def _checked(rng: Random, line: str) -> str:
-    """`a 3+4=7 check 3+4=7 yes`, now and then with a mistake and its correction: `a 3+4=8 check 3+4=7 no so 7`."""
+def _checked(rng: Random, line: str, fact: str) -> str:
+    """`k+4=7 check 3+4=7 yes`, now and then with a mistake and its correction: `k+4=8 check 3+4=7 no so 7`."""
     right = line[-1]
     if rng.random() >= MISTAKE_RATE:
-        return f"{line} check {line[2:]} yes"
+        return f"{line} check {fact} yes {right}"
     wrong = rng.choice([digit for digit in "0123456789" if digit != right])
-    return f"{line[:-1]}{wrong} check {line[2:]} no so {right}"
+    return f"{line[:-1]}{wrong} check {fact} no {right}"
 
 
 # Web, code, general, instruction --------------------------------------------------------------------------------------
@@ -260,13 +277,17 @@ def _web_table(rng: Random) -> str:
 
 def _web_prose(rng: Random) -> str:
     """A derivation told in sentences, every one naming the fact used; half of them also what is left."""
-    chain = _train_chain(rng, _length(rng, WEB_LENGTHS))
+    chain, letter = _drawn(rng, WEB_LENGTHS)
     opening = rng.choice(["Let us work out", "Consider", "Here is how to read", "We want the digit of"])
-    told = _story(rng, chain).removesuffix(" Which digit?") if rng.random() < 0.3 else f"{lettered(chain)}."
+    told = (
+        _story(rng, chain, letter).removesuffix(" Which digit?")
+        if rng.random() < 0.3
+        else f"{lettered(chain, letter)}."
+    )
     link = rng.choice(["makes", "is the move", "gives"])
-    lines = [f"{line[0]} {link} {line[2:]}" for line in steps(chain)]
+    lines = [f"{name} {link} {fact}" for (name, _), fact in zip(_moves(chain, letter), facts(chain), strict=True)]
     if rng.random() < 0.5:
-        rests = [lettered(rest, letter) for rest, letter in zip(rewritings(chain)[1:], "bcdef", strict=False)]
+        rests = [lettered(rest, chr(ord(letter) + i)) for i, rest in enumerate(rewritings(chain)) if i]
         lines = [f"{line} and leaves {rest}" for line, rest in zip(lines, rests, strict=True)]
     return " ".join([f"{opening} {told}", *(f"{line}." for line in lines)])
 
@@ -274,8 +295,8 @@ def _web_prose(rng: Random) -> str:
 def _web_exercises(rng: Random) -> str:
     """A solved sheet: chain and steps in turn."""
     title = rng.choice(["Solved exercises", "From left to right", "Notes on the clock of ten", "A page of chains"])
-    chains = [_train_chain(rng, _length(rng, WEB_LENGTHS)) for _ in range(rng.randint(2, 4))]
-    return "\n".join([title, *(f"{lettered(chain)}: {', '.join(steps(chain))}" for chain in chains)])
+    chains = [_drawn(rng, WEB_LENGTHS) for _ in range(rng.randint(1, 3))]
+    return "\n".join([title, *(f"{lettered(*drawn)}: {worked(*drawn)}" for drawn in chains)])
 
 
 def _code(rng: Random) -> str:
@@ -311,11 +332,11 @@ def _instruction(rng: Random) -> str:
 
 
 def _math_turn(rng: Random) -> str:
-    chain = _train_chain(rng, _length(rng, WEB_LENGTHS))
+    chain, letter = _drawn(rng, WEB_LENGTHS)
     ask = rng.choice(["Please work out {}", "What is {} on the clock of ten?", "Show the steps of {}"]).format(
-        lettered(chain)
+        lettered(chain, letter)
     )
-    return f"User: {ask}\nAssistant: {', '.join(steps(chain))}\nSo it is {value(chain)}."
+    return f"User: {ask}\nAssistant: {worked(chain, letter)}\nSo it is {value(chain)}."
 
 
 def _plain_turn(rng: Random) -> str:

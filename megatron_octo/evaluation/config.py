@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_octo.rl.config import Template
+from megatron_octo.errors import ConfigError
+from megatron_octo.templates import Template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,3 +22,10 @@ class Evaluation:
     #: 0 is greedy decoding.
     temperature: float = 0.0
     seed: int = 1234
+
+    def __post_init__(self) -> None:
+        if self.samples_per_question > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"samples_per_question is {self.samples_per_question} at temperature 0: greedy samples are all the same; "
+                "give a temperature or take one sample"
+            )

@@ -172,9 +172,7 @@ def _time_rows(config: MidTraining, world_size: int, throughput: float | None) -
     if throughput is None and config.precision is not Precision.BF16:
         return [("wall time", f"unknown in {config.precision.value}; state a throughput in tokens per second and GPU")]
     rate = throughput or derived_throughput(config)
-    origin = (
-        "stated" if throughput else f"derived: {ASSUMED_MFU:.0%} of an H100's {H100_BF16_FLOPS / 1e12:.0f} TFLOP/s bf16"
-    )
+    origin = "stated" if throughput else DERIVED_ORIGIN
     gpu_hours = estimate.gpu_hours(config.trained_tokens, rate)
     return [
         ("throughput", f"{rate:,.0f} tokens/s/GPU, {origin}"),

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron_octo import artifacts, units
 from megatron_octo.errors import ResourceError
@@ -105,7 +106,7 @@ class _Running:
         }
         if port is not None:
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        return subprocess.Popen(
+        process: subprocess.Popen[str] = subprocess.Popen(
             job.command(force=force),
             env=environment,
             text=True,
@@ -113,8 +114,9 @@ class _Running:
             close_fds=False,
             **self._output(rank),
         )
+        return process
 
-    def _output(self, rank: int) -> dict[str, object]:
+    def _output(self, rank: int) -> dict[str, Any]:
         """Rank 0 speaks: to the terminal, or through a pipe that puts the job's name before its lines."""
         if rank > 0:
             log = (self.job.logs / f"rank{rank}.log").open("w")
@@ -146,15 +148,15 @@ class _Running:
         return True
 
     def stop(self) -> None:
+        """End every process of the job, those a dead rank left behind included."""
         for process in self.processes:
-            if process.poll() is None:
-                process.terminate()
+            _signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         for process in self.processes:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
+                _signal_group(process, signal.SIGKILL)
                 process.wait()
         self._join()
 
@@ -190,6 +192,11 @@ def _port() -> int:
             ) from error
         port: int = probe.getsockname()[1]
         return port
+
+
+def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _die_with_parent() -> None:

@@ -1,5 +1,6 @@
 """What a report is. No matplotlib here."""
 
+import os.path
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,3 +48,8 @@ class Report:
     def all_stages(self) -> tuple[Path, ...]:
         """Every stage directory once, in the order of the study: world and shards, then model by model."""
         return tuple(dict.fromkeys((*self.stages, *(path for model in self.models for path in model.stages))))
+
+    def stage_name(self, stage: Path) -> str:
+        """A stage's path below the directory that holds the whole study."""
+        root = os.path.commonpath([path.absolute().parent for path in self.all_stages])
+        return str(stage.absolute().relative_to(root))

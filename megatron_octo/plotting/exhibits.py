@@ -129,7 +129,7 @@ def _band_words(models: Sequence[ModelResults]) -> str:
 def _smoothing_words(window: int) -> str:
     return (
         f"Faint points are single steps; lines are moving means over {window} steps, centred. "
-        "A run's steep first tenth may lie above the panel."
+        "The steep start of a run from nothing lies above the panel."
     )
 
 

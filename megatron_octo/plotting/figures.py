@@ -78,6 +78,8 @@ def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 def moving_mean(values: Array, window: int) -> Array:
     """Mean over `window` neighbours, centred; at the ends over those that exist."""
+    if not len(values):
+        return values
     kernel = np.ones(min(window, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 
@@ -91,7 +93,7 @@ def mid_training(runs: Sequence[TrainingRun], *, window: int) -> Figure:
         colour = look[run.name][0]
         _raw_and_smooth(upper, *series(run.rows, "total_tokens", "loss"), window=window, colour=colour)
         lower.plot(*series(run.rows, "total_tokens", "learning_rate"), color=colour)
-    _limit_to_smooth(upper, [series(run.rows, "total_tokens", "loss") for run in runs], window)
+    _limit_to_smooth(upper, runs, "loss", window)
     for axes in (upper, lower):
         _mark_branch_points(axes, runs)
     _name_branch_points(upper, runs)
@@ -113,10 +115,10 @@ def corpus_losses(runs: Sequence[TrainingRun], *, window: int) -> Figure:
     grid = figure.subplots(num_rows, 2, sharex=True, squeeze=False).flatten()
     look = looks([run.name for run in runs])
     for axes, corpus in zip(grid, corpora, strict=False):
-        curves = [(run, *series(run.rows, "total_tokens", f"loss/{corpus}")) for run in runs]
-        for run, tokens, loss in curves:
-            _raw_and_smooth(axes, tokens, loss, window=window, colour=look[run.name][0])
-        _limit_to_smooth(axes, [(tokens, loss) for _, tokens, loss in curves], window)
+        for run in runs:
+            curve = series(run.rows, "total_tokens", f"loss/{corpus}")
+            _raw_and_smooth(axes, *curve, window=window, colour=look[run.name][0])
+        _limit_to_smooth(axes, runs, f"loss/{corpus}", window)
         _mark_branch_points(axes, runs)
         axes.set_title(corpus)
     for axes in grid[len(corpora) :]:
@@ -179,13 +181,16 @@ def _raw_and_smooth(axes: Axes, x: Array, y: Array, *, window: int, colour: str)
         axes.plot(x, moving_mean(y, window), color=colour)
 
 
-def _limit_to_smooth(axes: Axes, curves: Sequence[tuple[Array, Array]], window: int) -> None:
-    """Leave out the steep first tenth of each run: it would flatten the rest."""
-    smooth = [moving_mean(y, window)[len(y) // 10 :] for _, y in curves if len(y)]
-    if smooth:
-        low, high = min(map(np.min, smooth)), max(map(np.max, smooth))
-        margin = 0.08 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
+def _limit_to_smooth(axes: Axes, runs: Sequence[TrainingRun], metric: str, window: int) -> None:
+    """Fit the smoothed curves, without the first tenth of runs that branch from nothing: it would flatten the rest."""
+    smooth = []
+    for run in runs:
+        values = moving_mean(series(run.rows, "total_tokens", metric)[1], window)
+        smooth.append(values[len(values) // 10 if run.branch_tokens is None else 0 :])
+    shown = np.concatenate(smooth)
+    if len(shown):
+        margin = 0.08 * np.ptp(shown) or 0.1
+        axes.set_ylim(shown.min() - margin, shown.max() + margin)
 
 
 def _mark_branch_points(axes: Axes, runs: Sequence[TrainingRun]) -> None:

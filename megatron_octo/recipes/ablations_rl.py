@@ -1,12 +1,15 @@
-"""RL on the controlled studies: `ablations_rl.X` starts from `ablations.X`; plus the two reference models and the two RL studies.
+"""RL on the controlled studies: `ablations_rl.X` starts from `ablations.X`.
 
+Also a reference model, and two studies of RL itself on `ablations.qa_long_instruct`: prompt template and growing response cap.
 Settings of `octothinker.zero`. Simple template, response cap 4096, for long chains of thought 8192 [P-§2], unless the run's
-published name says otherwise. The MATH500 numbers are the published ones of one run each at step 196 (OpenR1 decays: the last step). Steps are batches of prompts; the paper plots twice that number (see `octothinker.py`).
+published name says otherwise. Steps are batches of prompts; the paper plots twice that number (see `octothinker.py`). The
+MATH500 numbers are the published ones, of one run each, at step 196 or, for the OpenR1 decays, at their last step [REPO].
 """
 
 from megatron_octo.recipes import ablations
 from megatron_octo.recipes.octothinker import CAP_4K, CAP_8K, LONG_COT_STEPS, TRAIN_STEPS, zero
-from megatron_octo.rl.config import LengthStage, ReinforcementLearning, Template
+from megatron_octo.rl.config import LengthStage, ReinforcementLearning
+from megatron_octo.templates import Template
 from megatron_octo.training.config import MidTraining
 
 # [REPO] run names `rl2.4k` and `rlctx.4.8k`. Our choice: the step of the switch (UNCONFIRMED), that of the long branch's first.

@@ -24,8 +24,8 @@ MODEL = ModelConfig(
     rope_scaling_factor=8.0,
     share_embeddings_and_output_weights=False,
 )
-PARALLELISM = Parallelism(tensor_model_parallel_size=2)
-STABLE_LR = 1e-5  # [N32] table 2
+PARALLELISM = Parallelism(tensor_model_parallel_size=2)  # our choice, see above
+STABLE_LR = 1e-5  # [N32] tables 2-5
 
 
 def stable() -> MidTraining:

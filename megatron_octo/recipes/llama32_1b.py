@@ -23,8 +23,8 @@ MODEL = ModelConfig(
     rope_scaling_factor=32.0,
     share_embeddings_and_output_weights=True,
 )
-PARALLELISM = Parallelism()
-STABLE_LR = 5e-5  # [N32] table 2
+PARALLELISM = Parallelism()  # our choice, see above
+STABLE_LR = 5e-5  # [N32] tables 2-5
 
 
 def stable() -> MidTraining:

@@ -6,7 +6,8 @@ sharded optimizer is the plan of NVIDIA's recipes for this size, and our memory 
 
 from megatron_octo.recipes import octothinker
 from megatron_octo.recipes.octothinker import CAP_4K, GROWING_CAP
-from megatron_octo.rl.config import ReinforcementLearning, Template
+from megatron_octo.rl.config import ReinforcementLearning
+from megatron_octo.templates import Template
 from megatron_octo.training.config import MidTraining, ModelConfig, Parallelism
 
 BASE = "meta-llama/Llama-3.2-3B"
@@ -23,8 +24,8 @@ MODEL = ModelConfig(
     rope_scaling_factor=32.0,
     share_embeddings_and_output_weights=True,
 )
-PARALLELISM = Parallelism()
-STABLE_LR = 2e-5  # [N32] table 2
+PARALLELISM = Parallelism()  # our choice, see above
+STABLE_LR = 2e-5  # [N32] tables 2-5
 
 
 def stable() -> MidTraining:

@@ -5,10 +5,12 @@ Sources named beside the numbers here and in the model files:
   [N32]     readers' notes that restate its tables 2-5 and agree with each other
   [REPO]    the published repository's evaluation and plots        [RLCODE]  its RL scripts; not always what the paper says
   [HFNAMES] names of the released models     [MM]     the MegaMath paper, 2504.02807
-Where the paper is silent the comment says `our choice`.
+Where the paper is silent the comment says `our choice`. Silent too: precision, Adam's betas and epsilon, clipping, seeds and
+whether a branch keeps its parent's optimizer state; those are the defaults of `training/config.py` and `rl/config.py`.
 """
 
-from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning, Template
+from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning
+from megatron_octo.templates import Template
 from megatron_octo.training.config import (
     Blend,
     LearningRateStyle,
@@ -30,7 +32,7 @@ MICRO_BATCH_SIZE = 1  # our choice, as NVIDIA's Llama recipes at this length
 SAVE_INTERVAL_TOKENS = 1_000 * TOKENS_PER_STEP  # our choice; a multiple of it is near every published branch point
 KEEP_STABLE_CHECKPOINTS = 50  # our choice: all of the stable run, because a branch may leave at any of them
 
-STABLE_BLEND = blend(  # [N32] table 2
+STABLE_BLEND = blend(  # [N32] tables 2-5
     megamath_web_pro_max=0.725,
     dclm_baseline=0.10,
     megamath_text_code_block=0.10,
@@ -38,7 +40,7 @@ STABLE_BLEND = blend(  # [N32] table 2
     megamath_code=0.0125,
     megamath_translated_code=0.0125,
 )
-# [N32] tables 3-5. The web corpus of the decay is Web-Pro, not Web-Pro-Max.
+# [N32] tables 2-5. The web corpus of the decay is Web-Pro, not Web-Pro-Max.
 LONG_BLEND = blend(
     dclm_baseline=0.05,
     instruction=0.10,
@@ -78,7 +80,7 @@ def cosine(peak_lr: float) -> Schedule:
 def stable(
     *, name: str, model: ModelConfig, init_from: str, learning_rate: float, parallelism: Parallelism
 ) -> MidTraining:
-    """The stable stage of one model [N32] table 2."""
+    """The stable stage of one model [N32] tables 2-5."""
     return MidTraining(
         name=name,
         model=model,
@@ -97,14 +99,14 @@ def stable(
 
 
 def decay(parent: MidTraining, *, name: str, blend: Blend) -> MidTraining:
-    """A decay branch from the end of a stable run [N32] tables 3-5."""
+    """A decay branch from the end of a stable run [N32] tables 2-5."""
     return parent.branch(name=name, blend=blend, train_tokens=DECAY_TOKENS, schedule=cosine(parent.schedule.peak_lr))
 
 
-# --- Reinforcement learning ---------------------------------------------------------------------------------------------
-# A step is one batch of prompts, the step verl logs. The paper's plots show twice that number: 400 plotted steps are 200
-# here. With the paper's two updates per batch a plotted step is one optimizer update, but whether that is what the factor
-# means, or a batch of 256 renormalised to 128, is UNCONFIRMED. The scripts' length schedule and the paper's agree under it.
+# Reinforcement learning. A step is one batch of prompts, the step verl logs. The paper's plots show twice that number: 400
+# plotted steps are 200 here. With the paper's two updates per batch a plotted step is one optimizer update, but whether that
+# is what the factor means, or a batch of 256 renormalised to 128, is UNCONFIRMED. The scripts' length schedule and the
+# paper's agree under it.
 
 PLOTTED_STEPS_PER_STEP = 2  # [REPO] the notebooks plot 8 per evaluation, which came every 4 steps
 TRAIN_STEPS = 200  # the figures end at 400 plotted steps; how long each run went on differs (196 to 876 logged) [REPO]

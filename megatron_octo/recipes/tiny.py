@@ -10,7 +10,8 @@ import dataclasses
 from megatron_octo.conversion.config import ExportDtype
 from megatron_octo.curation.config import CorpusSize, TinyWorld
 from megatron_octo.recipes.study import Study
-from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning, Template
+from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning
+from megatron_octo.templates import Template
 from megatron_octo.training.config import (
     Blend,
     LearningRateStyle,
@@ -49,6 +50,24 @@ PEAK_LR = 3e-3
 STEP = BATCH * SEQ_LENGTH
 STABLE_STEPS = 900
 DECAY_STEPS = 300
+
+
+def world() -> TinyWorld:
+    """Tiny study: the generated world of text, with its RL and test questions."""
+    return TinyWorld(
+        seed=1,
+        corpora=(
+            CorpusSize(corpus="web", documents=60_000),
+            CorpusSize(corpus="general", documents=10_000),
+            CorpusSize(corpus="code", documents=10_000),
+            CorpusSize(corpus="qa", documents=10_000),
+            CorpusSize(corpus="qa_short", documents=20_000),
+            CorpusSize(corpus="qa_long", documents=20_000),
+            CorpusSize(corpus="instruction", documents=10_000),
+        ),
+        rl_problems=2_000,
+        test_problems=400,
+    )
 
 
 def stable() -> MidTraining:
@@ -124,20 +143,7 @@ def study() -> Study:
     phases = stable(), decay_long(), decay_short(), decay_hybrid()
     return Study(
         name="tiny",
-        world=TinyWorld(
-            seed=1,
-            corpora=(
-                CorpusSize(corpus="web", documents=60_000),
-                CorpusSize(corpus="general", documents=10_000),
-                CorpusSize(corpus="code", documents=10_000),
-                CorpusSize(corpus="qa", documents=10_000),
-                CorpusSize(corpus="qa_short", documents=20_000),
-                CorpusSize(corpus="qa_long", documents=20_000),
-                CorpusSize(corpus="instruction", documents=10_000),
-            ),
-            rl_problems=2_000,
-            test_problems=400,
-        ),
+        world=world(),
         vocab_size=VOCAB_SIZE,
         tokenizer_documents=2_000,
         stable=phases[0],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_octo.errors import ConfigError
+from megatron_octo.templates import Template
 
 
 class Engine(enum.Enum):
@@ -14,11 +15,14 @@ class Engine(enum.Enum):
     OPENRLHF = "openrlhf"
 
 
-class Template(enum.Enum):
-    """Prompt templates for base models; texts in `rl/templates.py`."""
+class Loss(enum.Enum):
+    """How the clipped policy gradient is averaged; the values are TRL's names."""
 
-    SIMPLE = "simple"
-    STRUCTURED = "structured"
+    #: Every token of a mini-batch counts the same, as in DAPO; verl of early 2025 did so too (`masked_mean`), whether the
+    #: paper's runs did is UNCONFIRMED.
+    TOKEN_MEAN = "dapo"  # noqa: S105 - no password
+    #: Every response counts the same, its tokens averaged first: GRPO as first published (arXiv 2402.03300).
+    SEQUENCE_MEAN = "grpo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,9 @@ class ReinforcementLearning:
     #: Steps between evaluations on `eval_sets` (greedy, one sample); step 0 is always evaluated.
     eval_interval: int
     eval_sets: tuple[str, ...]
+    loss: Loss = Loss.TOKEN_MEAN
+    #: Steps between checkpoints to resume from; our choice, the released scripts save every 40.
+    save_interval: int = 10
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -73,8 +80,13 @@ class ReinforcementLearning:
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
             raise ConfigError(f"length_schedule starts at steps {starts}; the first must be 0 and they must rise")
 
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates from one batch of prompts."""
+        return self.prompts_per_step // self.mini_batch_prompts
+
     def max_response_tokens(self, step: int) -> int:
-        """The cap on response tokens at a step (paper §2: 2048, then 4096, then 8192)."""
+        """The cap on response tokens at a step, counted from 0 (paper §2: 2048, then 4096, then 8192)."""
         return [stage.max_response_tokens for stage in self.length_schedule if stage.from_step <= step][-1]
 
 
@@ -89,3 +101,18 @@ class RLJob:
     prompts: Path
     #: JSONL of {"question", "answer"} by name of the recipe's `eval_sets`.
     eval_sets: dict[str, Path]
+    #: Responses per forward and backward pass, per generation batch. They bound memory; None takes all at once.
+    micro_batch_responses: int | None = None
+    generation_batch_responses: int | None = None
+
+    def __post_init__(self) -> None:
+        if set(self.eval_sets) != set(self.recipe.eval_sets):
+            raise ConfigError(
+                f"{self.recipe.name} is evaluated on {', '.join(self.recipe.eval_sets) or 'nothing'}, files are given for "
+                f"{', '.join(self.eval_sets) or 'nothing'}; give one file per evaluation set"
+            )
+        mini_batch = self.recipe.mini_batch_prompts * self.recipe.samples_per_prompt
+        if self.micro_batch_responses is not None and mini_batch % self.micro_batch_responses:
+            raise ConfigError(
+                f"micro_batch_responses {self.micro_batch_responses} does not divide the {mini_batch} responses of a mini-batch"
+            )

@@ -14,7 +14,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 # Shapes: S sequence, B batch, N query heads, G key/value heads, D head size; N and G are this rank's.
 
 
-class FusedAttention(MegatronModule):
+class FusedAttention(MegatronModule):  # type: ignore[misc]  # the wheel has no types
     """Causal attention without dropout. Takes the arguments of Megatron's `DotProductAttention`."""
 
     def __init__(

@@ -17,6 +17,7 @@ from typing import Any
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.distributed import DistributedDataParallel
+from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
 
 from megatron_octo.artifacts import sync_directory
@@ -99,7 +100,12 @@ def load(checkpoint: Path, *, model: DistributedDataParallel, optimizer: Any) ->
 
 def load_weights(checkpoint: Path, *, model: DistributedDataParallel, optimizer: Any) -> None:
     """Start from another run's or an imported model's weights with fresh optimizer state."""
-    gpt = unwrap_model(model)
+    load_gpt(checkpoint, unwrap_model(model))
+    optimizer.reload_model_params()
+
+
+def load_gpt(checkpoint: Path, gpt: GPTModel) -> None:
+    """Weights alone into a bare model, of this rank's shards. Raises `ArtifactError` naming what the checkpoint lacks."""
     # Transformer Engine's extra state is empty here, and an imported checkpoint has none.
     wanted = {key: value for key, value in gpt.sharded_state_dict().items() if not key.endswith("_extra_state")}
     weights = _load({"model": wanted}, checkpoint)["model"]
@@ -108,7 +114,6 @@ def load_weights(checkpoint: Path, *, model: DistributedDataParallel, optimizer:
     ]
     if missing:
         raise ArtifactError(f"{checkpoint} lacks {', '.join(missing)}")
-    optimizer.reload_model_params()
 
 
 def _state_dict(model: DistributedDataParallel, optimizer: Any, *, is_loading: bool) -> dict[str, Any]:

@@ -213,7 +213,8 @@ def from_rank_zero(value: bool) -> bool:
 
 
 def data_parallel_group() -> torch.distributed.ProcessGroup:
-    return parallel_state.get_data_parallel_group(with_context_parallel=True)
+    group: torch.distributed.ProcessGroup = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return group
 
 
 def inner_optimizers(optimizer: Any) -> Sequence[Any]:

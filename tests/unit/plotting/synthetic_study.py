@@ -10,14 +10,15 @@ from typing import Any
 from megatron_octo import artifacts
 from megatron_octo.evaluation.config import Evaluation
 from megatron_octo.plotting.config import Report, ReportedModel
-from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning, RLJob, Template
+from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning, RLJob
+from megatron_octo.templates import Template
 from megatron_octo.training.config import LearningRateStyle, MidTraining, ModelConfig, Schedule, TrainingJob, blend
 
 #: Accuracy before and after RL.
 ACCURACY = {"stable": (0.2, 0.25), "long": (0.3, 0.7), "short": (0.35, 0.6), "hybrid": (0.3, 0.3)}
 LENGTH = {"stable": (20, 25), "long": (60, 110), "short": (25, 30), "hybrid": (40, 60)}
 LONGER_CAP_FROM = 12
-HOSTILE = "</pre><script>alert('out')</script> & \\boxed{3}"
+HOSTILE = "</pre><script>alert('out')</script> & \u2028 \\boxed{3}"
 
 
 def make_study(root: Path, *, steps: int = 60, questions: int = 40, seeds: tuple[int, ...] = (1, 2)) -> Report:
@@ -138,7 +139,7 @@ def _evaluation(directory: Path, accuracy: float, length: float, questions: int,
 
 
 def _jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _stage(directory: Path, kind: str, config: Any, files: Mapping[str, str], counts: Mapping[str, Any]) -> Path:

@@ -1,0 +1,250 @@
+"""The command `megatron-octo`: a few verbs, a recipe name, `path=value`, and the same three options everywhere.
+
+Heavy packages are imported by the stages' processes, never here: `--help`, `list`, `show` and `--dry-run` answer at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from megatron_octo import recipes
+from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
+from megatron_octo.curation.config import TinyWorld
+from megatron_octo.errors import OctoError
+from megatron_octo.evaluation.config import Evaluation
+from megatron_octo.launch import doctor as health
+from megatron_octo.launch import explain, local, verbs
+from megatron_octo.launch import study as graph
+from megatron_octo.process import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from megatron_octo.rl.config import ReinforcementLearning
+from megatron_octo.templates import Template
+from megatron_octo.tokenization.config import Tokenization
+from megatron_octo.training.config import MidTraining
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Recipe = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="a name from 'list', or your own as my_lab.runs:ablation_7")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="changes to the recipe's fields")
+]
+Out = Annotated[Path, typer.Option(help="stage directory to make or to continue")]
+On = Annotated[str, typer.Option(help=f"place to run at: {', '.join(verbs.PLACES)}")]
+Nodes = Annotated[int, typer.Option(min=1, help="nodes to use")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and start nothing")]
+Force = Annotated[bool, typer.Option("--force", help="redo what was made with another config or other inputs")]
+
+
+@app.command("list")
+def list_() -> None:
+    """Print every recipe."""
+    typer.echo(explain.describe_list(recipes.names()))
+
+
+@app.command()
+def show(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    nodes: Nodes = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs per node")] = 8,
+    throughput: Annotated[float | None, typer.Option(help="tokens/s/GPU; default: a derived one, stated")] = None,
+) -> None:
+    """Print a recipe's resolved config and what follows from it: steps, knots, tokens, memory, hours."""
+    config = verbs.recipe(recipe, object, overrides or [])
+    typer.echo(explain.explain(config, nodes=nodes, gpus_per_node=gpus_per_node, throughput=throughput))
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="a study, such as 'tiny'")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="study directory; default runs/STUDY")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="repeat the RL stage with this many seeds")] = None,
+    corpus: Annotated[
+        list[Path] | None, typer.Option(help="JSONL or Parquet text instead of the generated web corpus")
+    ] = None,
+    text_field: Annotated[
+        str, typer.Option(help="field of --corpus; several, joined by newlines: question,answer")
+    ] = "text",
+    on: On = "local",
+    nodes: Nodes = 1,
+    dry_run: DryRun = False,
+    force: Force = False,
+) -> None:
+    """Run a whole study: text to report. Run it again to continue where it stopped."""
+    config = verbs.study_recipe(name, overrides or [])
+    config = verbs.adapt_study(config, seeds=seeds, files=tuple(corpus or ()), text_field=text_field)
+    directory = out or Path("runs") / name
+    jobs = graph.jobs(config, directory, command=f"megatron-octo {' '.join(sys.argv[1:])}")
+    if dry_run:
+        _run(jobs, on, nodes, dry_run, force)
+        return
+    with local.exclusive(directory):
+        verbs.require_study_disk(config, directory)
+        _run(jobs, on, nodes, dry_run, force)
+    typer.echo(f"report: {directory / 'report' / 'report.html'}")
+
+
+@app.command()
+def curate(
+    recipe: Recipe, out: Out, overrides: Overrides = None, on: On = "local", nodes: Nodes = 1, dry_run: DryRun = False,
+    force: Force = False,
+) -> None:  # fmt: skip
+    """Write the documents of a generated world, such as 'tiny.world'."""
+    _run([verbs.curate(verbs.recipe(recipe, TinyWorld, overrides or []), out)], on, nodes, dry_run, force)
+
+
+@app.command()
+def tokenize(
+    corpus: Annotated[str, typer.Argument(help="name of the corpus in blends")],
+    input_: Annotated[list[Path], typer.Option("--input", help="JSONL (.gz too) or Parquet files")],
+    tokenizer: Annotated[Path, typer.Option(help="directory with tokenizer.json and tokenizer_config.json")],
+    out: Out,
+    text_field: Annotated[
+        str, typer.Option(help="field with the text; several, joined by newlines: question,answer")
+    ] = "text",
+    prepend_bos: Annotated[bool, typer.Option(help="put BOS before every document")] = False,
+    append_eod: Annotated[bool, typer.Option(help="put EOS after every document")] = True,
+    shuffle_seed: Annotated[int, typer.Option(help="seed of the document shuffle")] = 1234,
+    on: On = "local",
+    nodes: Nodes = 1,
+    dry_run: DryRun = False,
+    force: Force = False,
+) -> None:
+    """Turn text into Megatron .bin/.idx shards."""
+    settings = Tokenization(
+        corpus=corpus, inputs=tuple(input_), text_field=text_field, tokenizer=tokenizer,
+        prepend_bos=prepend_bos, append_eod=append_eod, shuffle_seed=shuffle_seed,
+    )  # fmt: skip
+    _run([verbs.tokenize(settings, out)], on, nodes, dry_run, force)
+
+
+@app.command()
+def train(
+    recipe: Recipe,
+    shards: Annotated[Path, typer.Option(help="directory of tokenised corpora, one per name of the blend")],
+    out: Out,
+    overrides: Overrides = None,
+    init_from: Annotated[
+        Path | None, typer.Option(help="the parent's directory (branch) or an imported model's")
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="processes on this machine")] = 1,
+    on: On = "local",
+    nodes: Nodes = 1,
+    dry_run: DryRun = False,
+    force: Force = False,
+) -> None:
+    """Train one phase: a stable run or a decay branch."""
+    phase = verbs.recipe(recipe, MidTraining, overrides or [])
+    job = verbs.train(phase, shards=shards, init_checkpoint=init_from, ranks=ranks, out=out)
+    _run([job], on, nodes, dry_run, force)
+
+
+@app.command()
+def convert(
+    direction: Annotated[Direction, typer.Argument(help="to-hf: Megatron to Hugging Face; from-hf: back")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="training stage directory, or Hugging Face directory")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="directory to make")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="to-hf: directory of the tokenizer files to carry over")
+    ] = None,
+    dtype: Annotated[ExportDtype, typer.Option(help="number format of the weights")] = ExportDtype.BF16,
+    check_logits: Annotated[
+        bool, typer.Option("--check-logits", help="compare both models' logits (CPU, fp32)")
+    ] = False,
+    on: On = "local",
+    nodes: Nodes = 1,
+    dry_run: DryRun = False,
+    force: Force = False,
+) -> None:
+    """Convert a checkpoint to Hugging Face, or back."""
+    settings = Conversion(
+        direction=direction, source=source, tokenizer=tokenizer, dtype=dtype, check_logits=check_logits
+    )
+    _run([verbs.convert(settings, destination)], on, nodes, dry_run, force)
+
+
+@app.command()
+def rl(
+    recipe: Recipe,
+    model: Annotated[Path, typer.Option(help="Hugging Face directory to start from")],
+    prompts: Annotated[Path, typer.Option(help='JSONL of {"question", "answer"}')],
+    eval_set: Annotated[list[str], typer.Option(help="NAME=FILE.jsonl of a set the recipe evaluates on")],
+    out: Out,
+    overrides: Overrides = None,
+    on: On = "local",
+    nodes: Nodes = 1,
+    dry_run: DryRun = False,
+    force: Force = False,
+) -> None:
+    """Reinforcement learning with verifiable rewards on one model."""
+    spec = verbs.recipe(recipe, ReinforcementLearning, overrides or [])
+    job = verbs.rl(spec, model=model, prompts=prompts, eval_sets=eval_set, out=out)
+    _run([job], on, nodes, dry_run, force)
+
+
+@app.command("eval")
+def eval_(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Hugging Face directory")],
+    dataset: Annotated[Path, typer.Option(help='JSONL of {"question", "answer"}')],
+    out: Out,
+    template: Annotated[Template, typer.Option(help="prompt template")] = Template.SIMPLE,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="most tokens of a response")] = 1024,
+    batch_size: Annotated[int, typer.Option(min=1, help="responses generated together")] = 32,
+    on: On = "local",
+    nodes: Nodes = 1,
+    dry_run: DryRun = False,
+    force: Force = False,
+) -> None:
+    """Score one model on a set of questions: accuracy with intervals, lengths, samples."""
+    settings = Evaluation(
+        model=model, dataset=dataset, template=template, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    _run([verbs.evaluate(settings, out)], on, nodes, dry_run, force)
+
+
+@app.command()
+def plot(
+    directory: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="directory of a study")],
+    out: Out,
+    on: On = "local",
+    nodes: Nodes = 1,
+    dry_run: DryRun = False,
+    force: Force = False,
+) -> None:
+    """Draw a study's figures and report again."""
+    _run([verbs.plot(directory, out)], on, nodes, dry_run, force)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has and lacks for each stage."""
+    text, healthy = health.examine(Path.cwd())
+    typer.echo(text)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _run(jobs: list[Any], on: str, nodes: int, dry_run: bool, force: bool) -> None:
+    text = verbs.run(jobs, on=on, nodes=nodes, dry=dry_run, force=force)
+    if text is not None:
+        typer.echo(text)
+
+
+def main() -> None:
+    """Entry point: an error for people is one message and exit code 2."""
+    try:
+        app()
+    except OctoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Responses of a Hugging Face causal model to prompts: RL rollouts and evaluation sample through this one loop.
+
+Prompts are sorted by length and left-padded. Every few tokens the rows that ended leave the batch, which is what HF's own
+`generate` cannot do: it carries every row until the longest ends. 0.5M parameters on one CPU thread: about 15,000 tokens/s at
+128 rows (2026-11).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from megatron_octo.errors import ArtifactError
+from megatron_octo.templates import STOP_STRINGS, before_stop
+
+#: Tokens between two looks at which rows have ended.
+CHECK_EVERY = 8
+#: Tokens that hold a stop string for certain: one per character, plus what was sampled since the last look.
+STOP_WINDOW = CHECK_EVERY + max(map(len, STOP_STRINGS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """One sampled response."""
+
+    prompt_ids: list[int]
+    #: As sampled, up to and including the EOS or the token that completed a stop string.
+    token_ids: list[int]
+    #: Without special tokens, cut before the stop string.
+    text: str
+    #: By EOS or a stop string; False at the length cap.
+    finished: bool
+
+
+def load_model(directory: Path, dtype: torch.dtype, device: str = "cpu") -> PreTrainedModel:
+    """A causal model from a local directory. Raises `ArtifactError` where there is none."""
+    _silence_transformers()
+    if not (directory / "config.json").exists():
+        raise ArtifactError(f"{directory} is no Hugging Face model (no config.json); convert the checkpoint first")
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+    loaded: PreTrainedModel = model.to(device)
+    return loaded
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Raises `ArtifactError` for one without EOS: its responses would never end."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    if tokenizer.eos_token_id is None:
+        raise ArtifactError(f"the tokenizer in {directory} has no eos_token; set it in tokenizer_config.json")
+    return tokenizer
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Tokens of a prompt, beginning as the tokenizer begins a document (with BOS where its files say so) and left open."""
+    ids: list[int] = tokenizer(prompt)["input_ids"]
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    batch_size: int | None = None,
+    seed: int = 0,
+    advance: Callable[[int], object] = lambda responses: None,
+) -> list[Response]:
+    """One response per prompt, in the order of the prompts.
+
+    Args:
+        temperature: 0 is greedy.
+        batch_size: responses at a time; memory grows with it. None takes all at once.
+        seed: of this call alone; the global random state is neither read nor changed.
+        advance: called with the number of responses made since the last call.
+    """
+    encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
+    sampler = _Sampler(temperature=temperature, top_p=top_p, seed=seed, device=model.device)
+    responses: dict[int, Response] = {}
+    training = model.training
+    model.train(mode=False)  # gradient checkpointing, on in training mode, would switch the KV cache off
+    for start in range(0, len(order), batch_size or len(order)):
+        batch = order[start : start + (batch_size or len(order))]
+        sampled = _generate_batch(model, tokenizer, [encoded[index] for index in batch], sampler, max_new_tokens)
+        for index, tokens in zip(batch, sampled, strict=True):
+            responses[index] = _response(tokenizer, encoded[index], tokens)
+        advance(len(batch))
+    model.train(training)
+    return [responses[index] for index in range(len(prompts))]
+
+
+@torch.no_grad()
+def _generate_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    sampler: "_Sampler",
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Token ids per prompt, with up to `CHECK_EVERY` tokens too many. B: rows still going, T: tokens so far."""
+    input_ids, mask_BT = (tensor.to(model.device) for tensor in _left_pad(prompts, tokenizer.eos_token_id))
+    positions = (mask_BT.cumsum(-1) - 1).clamp(min=0)
+    sampled = torch.full((len(prompts), max_new_tokens), tokenizer.eos_token_id, device=model.device)
+    rows = torch.arange(len(prompts), device=model.device)
+    cache = DynamicCache(config=model.config)
+    for step in range(max_new_tokens):
+        output = model(
+            input_ids=input_ids, attention_mask=mask_BT, position_ids=positions, past_key_values=cache, use_cache=True,
+            logits_to_keep=1,
+        )  # fmt: skip
+        input_ids = sampler(output.logits[:, -1])
+        sampled[rows, step] = input_ids[:, 0]
+        mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+        if (step + 1) % CHECK_EVERY == 0:
+            going = _still_going(tokenizer, sampled[rows, : step + 1])
+            if not len(going):
+                break
+            if len(going) < len(rows):
+                rows, input_ids, mask_BT, positions = rows[going], input_ids[going], mask_BT[going], positions[going]
+                cache.batch_select_indices(going)
+    return [row[: step + 1] for row in sampled.tolist()]
+
+
+def _left_pad(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, each (B, T)."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return ids, mask
+
+
+def _still_going(tokenizer: PreTrainedTokenizerBase, sampled_BT: torch.Tensor) -> torch.Tensor:
+    """Indices of the rows without EOS or stop string."""
+    going = (sampled_BT != tokenizer.eos_token_id).all(dim=1).nonzero()[:, 0]
+    tails = [_decode(tokenizer, ids) for ids in sampled_BT[going, -STOP_WINDOW:].tolist()]
+    unstopped = [before_stop(tail) == tail for tail in tails]
+    left: torch.Tensor = going[torch.tensor(unstopped, dtype=torch.bool, device=going.device)]
+    return left
+
+
+def _response(tokenizer: PreTrainedTokenizerBase, prompt: list[int], sampled: list[int]) -> Response:
+    """Cut what was sampled at the first EOS or stop string."""
+    finished = tokenizer.eos_token_id in sampled
+    ids = sampled[: sampled.index(tokenizer.eos_token_id) + 1] if finished else sampled
+    text = _decode(tokenizer, ids)
+    kept = before_stop(text)
+    if kept != text:
+        return Response(prompt_ids=prompt, token_ids=_until_stop(tokenizer, ids), text=kept, finished=True)
+    return Response(prompt_ids=prompt, token_ids=ids, text=text, finished=finished)
+
+
+def _until_stop(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """The shortest prefix that holds a stop string, by bisection."""
+    low, high = 1, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        text = _decode(tokenizer, ids[:middle])
+        low, high = (low, middle) if before_stop(text) != text else (middle + 1, high)
+    return ids[:low]
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    # Llama-3's files ask for a clean-up of spaces that would change what was sampled.
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _silence_transformers() -> None:
+    # Its bars for every file of a checkpoint, and its advice; progress is ours to show.
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+class _Sampler:
+    """Next tokens from logits: greedy, or temperature and nucleus sampling with a random state of its own."""
+
+    def __init__(self, *, temperature: float, top_p: float, seed: int, device: torch.device) -> None:
+        self._temperature, self._top_p = temperature, top_p
+        self._generator = torch.Generator(device).manual_seed(seed)
+
+    def __call__(self, logits_BV: torch.Tensor) -> torch.Tensor:
+        """(B, V) -> (B, 1)."""
+        if self._temperature == 0:
+            return logits_BV.argmax(-1, keepdim=True)
+        probabilities = torch.softmax(logits_BV.float() / self._temperature, dim=-1)
+        if self._top_p < 1:
+            probabilities = _nucleus(probabilities, self._top_p)
+        return torch.multinomial(probabilities, 1, generator=self._generator)
+
+
+def _nucleus(probabilities_BV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Zero all but the likeliest tokens that together reach `top_p` (Holtzman et al., 2020)."""
+    ordered, tokens = probabilities_BV.sort(dim=-1, descending=True)
+    ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
+    return torch.zeros_like(probabilities_BV).scatter(-1, tokens, ordered)

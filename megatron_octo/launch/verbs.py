@@ -1,0 +1,147 @@
+"""The command line's verbs as jobs: a recipe or a config, this machine's files, one stage directory.
+
+Everything that can be known to be wrong is refused here, before a process starts.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from megatron_octo import artifacts, config, recipes
+from megatron_octo.conversion.config import Conversion
+from megatron_octo.curation.config import TinyWorld
+from megatron_octo.errors import ConfigError, CorpusError, nearest
+from megatron_octo.evaluation.config import Evaluation
+from megatron_octo.launch import local
+from megatron_octo.launch.jobs import Job, dry_run
+from megatron_octo.plotting.config import Report
+from megatron_octo.recipes.study import Study, UserCorpus
+from megatron_octo.rl.config import ReinforcementLearning, RLJob
+from megatron_octo.tokenization.config import Tokenization
+from megatron_octo.training.config import MidTraining, TrainingJob
+
+RecipeT = TypeVar("RecipeT")
+PLACES = ("local",)
+
+
+def recipe(name: str, kind: type[RecipeT], overrides: Sequence[str]) -> RecipeT:
+    """A recipe of a given kind with `path=value` overrides applied. Raises `ConfigError`."""
+    found = recipes.load(name)
+    if not isinstance(found, kind):
+        raise ConfigError(f"recipe '{name}' is a {type(found).__name__}, this verb takes a {kind.__name__}")
+    return config.override(found, overrides)
+
+
+def study_recipe(name: str, overrides: Sequence[str]) -> Study:
+    """`tiny` is short for `tiny.study`."""
+    return recipe(name if "." in name or ":" in name else f"{name}.study", Study, overrides)
+
+
+def adapt_study(study: Study, *, seeds: int | None, files: tuple[Path, ...], text_field: str) -> Study:
+    """The study with the command line's `--seeds` and `--corpus`."""
+    if files:
+        _require_files(files)
+        study = dataclasses.replace(study, user_corpus=UserCorpus(corpus="web", files=files, text_field=text_field))
+    return study if seeds is None else dataclasses.replace(study, seeds=seeds)
+
+
+def require_study_disk(study: Study, directory: Path) -> None:
+    artifacts.require_disk(directory, study.needs_bytes)
+
+
+def curate(world: TinyWorld, out: Path) -> Job:
+    return _job("curate", "megatron_octo.curation.run", world, out)
+
+
+def tokenize(settings: Tokenization, out: Path) -> Job:
+    _require_files(settings.inputs)
+    return _job("tokenize", "megatron_octo.tokenization.run", settings, out)
+
+
+def train(phase: MidTraining, *, shards: Path, init_checkpoint: Path | None, ranks: int, out: Path) -> Job:
+    """Raises `ConfigError` when the layout, the batch or the starting point do not fit."""
+    phase.num_microbatches(ranks)
+    _check_start(phase, init_checkpoint)
+    for share in phase.blend.shares:
+        if not (shards / share.corpus / artifacts.MARK).exists():
+            there = sorted(path.parent.name for path in shards.glob(f"*/{artifacts.MARK}"))
+            raise CorpusError(
+                f"{phase.name} reads the corpus '{share.corpus}', but {shards / share.corpus} is no tokenised corpus"
+                f"{nearest(share.corpus, there) if there else ''}; make it with 'megatron-octo tokenize'"
+            )
+    job = TrainingJob(recipe=phase, shards=shards, init_checkpoint=init_checkpoint)
+    return _job(phase.name, "megatron_octo.training.run", job, out, ranks=ranks)
+
+
+def convert(settings: Conversion, out: Path) -> Job:
+    if not settings.source.is_dir():
+        raise ConfigError(
+            f"{settings.source} is no directory; name a training stage (to-hf) or a model directory (from-hf)"
+        )
+    return _job("convert", "megatron_octo.conversion.run", settings, out)
+
+
+def rl(spec: ReinforcementLearning, *, model: Path, prompts: Path, eval_sets: Sequence[str], out: Path) -> Job:
+    """`eval_sets` are NAME=FILE words; every set of the recipe must be named."""
+    sets = {name: Path(file) for name, _, file in (word.partition("=") for word in eval_sets)}
+    missing = [name for name in spec.eval_sets if not sets.get(name)]
+    if missing:
+        raise ConfigError(
+            f"{spec.name} evaluates on {', '.join(missing)}; name the files: --eval-set {missing[0]}=FILE.jsonl"
+        )
+    _require_files((prompts, *sets.values()))
+    job = RLJob(recipe=spec, model=model, prompts=prompts, eval_sets=sets)
+    return _job(spec.name, "megatron_octo.rl.run", job, out)
+
+
+def evaluate(settings: Evaluation, out: Path) -> Job:
+    _require_files((settings.dataset,))
+    return _job("eval", "megatron_octo.evaluation.run", settings, out)
+
+
+def plot(study_directory: Path, out: Path) -> Job:
+    """The report of a finished or half-finished study, drawn again."""
+    made = study_directory / "logs" / "report" / "config.json"
+    if not made.exists():
+        raise ConfigError(
+            f"{study_directory} holds no study that reached its report (no {made.relative_to(study_directory)})"
+        )
+    return _job("report", "megatron_octo.plotting.run", config.load(Report, made), out)
+
+
+def run(jobs: Sequence[Job], *, on: str, nodes: int, dry: bool, force: bool) -> str | None:
+    """Run jobs at a place, or return what would run."""
+    if on not in PLACES:
+        raise ConfigError(f"unknown place '{on}'{nearest(on, PLACES)}")
+    if nodes != 1:
+        raise ConfigError(f"the local place is one machine, not {nodes} nodes")
+    if dry:
+        return dry_run(jobs)
+    local.run(jobs, force=force)
+    return None
+
+
+def _job(name: str, module: str, settings: Any, out: Path, *, ranks: int = 1) -> Job:
+    return Job(name=name, module=module, config=settings, out=out, logs=out.with_name(f"{out.name}.logs"), ranks=ranks)
+
+
+def _check_start(phase: MidTraining, init_checkpoint: Path | None) -> None:
+    branch = phase.branch_point
+    needed = f"the directory of {branch.parent}" if branch else phase.init_from
+    if init_checkpoint is None and needed:
+        hint = "" if branch else " imported with 'megatron-octo convert from-hf'"
+        raise ConfigError(f"{phase.name} starts from {needed}; name it with --init-from DIR{hint}")
+    if init_checkpoint is not None:
+        if not needed:
+            raise ConfigError(
+                f"{phase.name} starts from random weights; --init-from {init_checkpoint} would be ignored, leave it out"
+            )
+        artifacts.finished(init_checkpoint)
+
+
+def _require_files(files: Sequence[Path]) -> None:
+    for file in files:
+        if not file.is_file() or not os.access(file, os.R_OK):
+            raise CorpusError(f"{file} is not a readable file")

@@ -1,0 +1,55 @@
+"""What Megatron answers: logits of a checkpoint on fixed token ids, for comparing with another implementation.
+
+`python -m megatron_octo.training.logits STAGE_DIR OUT.npz` loads the newest checkpoint of a training or import stage on one
+process in fp32 and writes `token_ids` int64 [B, S] and `logits` float32 [B, S, V].
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from megatron_octo.config import from_dict
+from megatron_octo.errors import ArtifactError
+from megatron_octo.training import checkpoint, megatron
+from megatron_octo.training.config import ModelConfig, Parallelism, Precision
+
+BATCH = 2
+#: Long enough that rotary positions matter, short enough for an 8B model on a CPU.
+SEQ_LENGTH = 64
+SEED = 20_512
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a Megatron checkpoint's logits on fixed token ids.")
+    parser.add_argument("stage", type=Path, help="training or import stage directory")
+    parser.add_argument("out", type=Path, help="the .npz to write")
+    arguments = parser.parse_args()
+    logging.getLogger("megatron").setLevel(logging.ERROR)
+    token_ids, logits = compute(arguments.stage)
+    np.savez(arguments.out, token_ids=token_ids, logits=logits)
+
+
+def compute(stage: Path) -> tuple[np.ndarray, np.ndarray]:
+    """token ids [B, S], logits [B, S, V] of the stage's newest checkpoint. Raises `ArtifactError` where there is none."""
+    source = checkpoint.latest(stage)
+    if source is None:
+        raise ArtifactError(f"{stage} has no checkpoint; train or import the model first")
+    model = from_dict(ModelConfig, checkpoint.read_model_config(stage))
+    megatron.initialize(Parallelism(), seed=SEED)
+    gpt = megatron.build_gpt(model, megatron.transformer_config(model, Parallelism(), Precision.FP32))
+    checkpoint.load_gpt(source, gpt)
+    gpt.eval()
+    generator = torch.Generator().manual_seed(SEED)
+    sequence = min(SEQ_LENGTH, model.max_position_embeddings)
+    token_ids = torch.randint(0, model.vocab_size, (BATCH, sequence), generator=generator)
+    positions = torch.arange(sequence).expand_as(token_ids)
+    with torch.no_grad():
+        logits = gpt(token_ids.to(megatron.device()), positions.to(megatron.device()), None)
+    return token_ids.numpy(), logits.float().cpu().numpy()
+
+
+if __name__ == "__main__":
+    main()

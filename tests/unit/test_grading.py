@@ -1,0 +1,100 @@
+"""The judge of answers: boxes, cheap verdicts, math-verify in processes that are killed when they hang."""
+
+import threading
+import time
+
+import pytest
+
+from megatron_octo import grading
+from megatron_octo.grading import Method, equivalent, extract_boxed, grade, grade_all
+
+
+@pytest.mark.parametrize(
+    ("text", "boxed"),
+    [
+        ("so 5", None),
+        (r"\boxed{5}", "5"),
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{x = \boxed{7}}", "7"),
+        (r"\boxed {3}", "3"),
+        (r"\boxed{4} and \boxed{never closed", "4"),
+        (r"\boxed{", None),
+        (r"} \boxed{6} {", "6"),
+        (r"\boxed{}", ""),
+        (r"\boxed{" * 50_000, None),
+    ],
+)
+def test_the_last_closed_box_counts(text: str, boxed: str | None) -> None:
+    assert extract_boxed(text) == boxed
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "equal", "method"),
+    [
+        ("7", "7", True, Method.TEXT),
+        ("7", "8", False, Method.NUMBER),
+        ("27.0", "27", True, Method.NUMBER),
+        ("1,000", "1000", True, Method.TEXT),
+        ("10{,}000", "10000", True, Method.TEXT),
+        ("18", r"\$18.00", True, Method.NUMBER),
+        ("12", r"12\text{ cm}", True, Method.TEXT),
+        (r"\text{Evelyn}", "evelyn", True, Method.TEXT),
+        ("B", r"\textbf{(B) } 12", True, Method.TEXT),
+        ("0.5", r"50\%", False, Method.NUMBER),
+        ("-5", "5", False, Method.NUMBER),
+        ("0", "", False, Method.TEXT),
+        ("5", "9^{9^{9^9}}", False, Method.GUARD),
+        ("5", "100000000!", False, Method.GUARD),
+        ("5", "((9!)!)!", False, Method.GUARD),
+        ("5", "9" * 100_000, False, Method.GUARD),
+    ],
+)
+def test_cheap_verdicts(gold: str, answer: str, equal: bool, method: Method) -> None:
+    verdict = grade(rf"\boxed{{{answer}}}", gold)
+    assert (verdict.correct, verdict.method) == (equal, method)
+
+
+def test_no_box_is_wrong_even_with_the_right_number() -> None:
+    assert grade("The answer is 5.", "5").method is Method.NO_BOX
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "equal"),
+    [
+        (r"\frac{1}{2}", "0.5", True),
+        ("x^2+2x+1", "(x+1)^2", True),
+        (r"3\sqrt{13}", r"\sqrt{117}", True),
+        ("(1,2)", "(2,1)", False),
+        (r"\pi", "3.14", False),
+        ("6-5i", "6-5j", False),
+    ],
+)
+def test_math_verify_settles_the_rest(gold: str, answer: str, equal: bool) -> None:
+    assert equivalent(gold, answer) is equal
+
+
+def test_an_answer_that_never_ends_is_killed_and_the_next_one_graded() -> None:
+    started = time.monotonic()
+    endless, fine = grade_all(
+        [r"\boxed{\sum_{n=1}^{\infty} \frac{1}{n^2+\sin n}}", r"\boxed{\frac{2}{4}}"], ["5", r"\frac{1}{2}"]
+    )
+    assert endless.timeout
+    assert not endless.correct
+    assert fine.correct
+    # The limit, and a new worker's start (a second alone, several on a busy machine).
+    assert time.monotonic() - started < grading.HARD_TIMEOUT_SECONDS + 15
+
+
+def test_threads_may_grade() -> None:
+    verdicts: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda n=n: verdicts.append(equivalent(rf"\frac{{{n}}}{{2}}", f"{n / 2}")))
+        for n in (1, 3, 5, 7)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verdicts == [True] * 4
