@@ -33,6 +33,7 @@ from megatron_octo.config import differences, to_dict
 from megatron_octo.errors import ArtifactError, ResourceError
 
 MARK = "stage.json"
+MARK_KEYS = {"done", "kind", "config", "inputs", "counts", "wall_seconds"}
 #: Kept out of the outputs' hashes: what a stage says about itself rather than what it makes.
 UNHASHED = ("logs",)
 #: Packages whose versions decide the numbers; recorded where they are installed.
@@ -87,20 +88,18 @@ def stage(
             name: {"path": str(path), "sha256": fingerprint(Path(path))} for name, path in (inputs or {}).items()
         },
     }
-    found = read_mark(directory)
-    if found is not None and not force:
+    found = _own_mark(directory, kind=kind, force=force)
+    if found is not None:
         _refuse_other(directory, found, asked)
         if found["done"]:
             yield Stage(directory=directory, done=True, counts=found["counts"])
             return
-    elif found is None and directory.is_dir() and any(directory.iterdir()):
-        raise ArtifactError(f"{directory} is not empty and no stage of ours made it; name another directory")
     if not resumable or force:
         shutil.rmtree(directory, ignore_errors=True)
     require_disk(directory, needs_bytes)
     directory.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    carried = found["wall_seconds"] if found is not None and resumable and not force else 0.0
+    carried = found["wall_seconds"] if found is not None and resumable else 0.0
     mark = {"done": False, **asked, "counts": {}, "wall_seconds": carried}
     write_json(directory / MARK, mark)
     current = Stage(directory=directory, done=False)
@@ -146,11 +145,11 @@ def read_mark(directory: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        mark: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ArtifactError(
-            f"{file} cannot be read ({error}); delete {directory} or pass --force to redo the stage"
-        ) from error
+        mark = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file} cannot be read ({error}); pass --force to redo the stage") from error
+    if not isinstance(mark, dict) or not MARK_KEYS <= mark.keys():
+        raise ArtifactError(f"{file} cannot be read (not the mark of a stage); pass --force to redo the stage")
     return mark
 
 
@@ -246,10 +245,23 @@ def git_commit() -> str | None:
     return run.stdout.strip() or None if run.returncode == 0 else None
 
 
+def _own_mark(directory: Path, *, kind: str, force: bool) -> dict[str, Any] | None:
+    """The mark of an earlier try, unless `force` forgets it. Not even `force` clears what is not a stage of this kind."""
+    if not (directory / MARK).exists() and (directory.is_file() or (directory.is_dir() and any(directory.iterdir()))):
+        raise ArtifactError(f"{directory} is not empty and no stage of ours made it; name another directory")
+    try:
+        mark = read_mark(directory)
+    except ArtifactError:
+        if force:
+            return None
+        raise
+    if mark is not None and mark["kind"] != kind:
+        raise ArtifactError(f"{directory} holds a {mark['kind']} stage, not {kind}; name another directory")
+    return None if force else mark
+
+
 def _refuse_other(directory: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     state = "finished" if found["done"] else "started"
-    if found["kind"] != asked["kind"]:
-        raise ArtifactError(f"{directory} holds a {found['kind']} stage, not {asked['kind']}; name another directory")
     changed = list(differences(found["config"], asked["config"]))
     if changed:
         listed = "\n".join(f"  {path}: {old!r} -> {new!r}" for path, old, new in changed)

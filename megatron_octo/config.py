@@ -90,7 +90,8 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, 
 
 def _override_one(config: Any, keys: list[str], text: str, path: str) -> Any:
     if not dataclasses.is_dataclass(config):
-        raise ConfigError(f"'{path}': nothing lies below '{keys[0]}'; only config sections have fields")
+        above = path.removesuffix("." + ".".join(keys))
+        raise ConfigError(f"'{path}': nothing lies below '{above}'; only config sections have fields")
     hints = typing.get_type_hints(type(config))
     names = [field.name for field in dataclasses.fields(config)]
     key, rest = keys[0], keys[1:]
@@ -102,9 +103,11 @@ def _override_one(config: Any, keys: list[str], text: str, path: str) -> Any:
 
 def _parse(hint: Any, text: str, path: str) -> Any:
     """A command-line word as the type the field declares."""
-    for option in _options(hint):
-        if option is type(None) and text.lower() in ("none", "null"):
-            return None
+    options = _options(hint)
+    # First: a field that may be None or text takes the word for None.
+    if type(None) in options and text.lower() in ("none", "null"):
+        return None
+    for option in options:
         if option is bool and text.lower() in ("true", "false"):
             return text.lower() == "true"
         if option in (int, float):

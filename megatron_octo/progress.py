@@ -58,7 +58,7 @@ def _plain_lines(description: str, *, total: float, unit: str, done: float) -> I
         nonlocal made, last
         made += amount
         now = time.monotonic()
-        if now - last >= PLAIN_INTERVAL_SECONDS:
+        if made and now - last >= PLAIN_INTERVAL_SECONDS:
             last = now
             left = (total - done - made) * (now - started) / made
             print(

@@ -29,7 +29,7 @@ def bytes_(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """`75 -> '1m15s'`, `7384 -> '2h03m'`, `3.21 -> '3.2s'`."""
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

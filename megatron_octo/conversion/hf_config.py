@@ -102,10 +102,15 @@ def _lineage(stage: dict[str, Any]) -> list[str]:
     return [
         "## Lineage",
         "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None),
-        "\n".join(["| corpus | share |", "|---|---|", *(f"| {s['corpus']} | {s['weight']:g} |" for s in shares)]),
+        *([_table(shares)] if shares else []),
         "Inputs and package versions:",
         f"```json\n{json.dumps({key: stage.get(key) for key in ('inputs', 'versions')}, indent=2)}\n```",
     ]
+
+
+def _table(shares: list[dict[str, Any]]) -> str:
+    rows = [f"| {share['corpus']} | {share['weight']:g} |" for share in shares]
+    return "\n".join(["| corpus | share |", "|---|---|", *rows])
 
 
 def _recipe(stage: dict[str, Any] | None) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def split_qkv(qkv: Tensor, *, heads: int, groups: int) -> tuple[Tensor, Tensor, 
     """
     queries = heads // groups
     grouped = qkv.view(groups, queries + 2, -1, qkv.shape[-1])
-    query, key, value = torch.split(grouped, [queries, 1, 1], dim=1)  # type: ignore[no-untyped-call]
+    query, key, value = torch.split(grouped, [queries, 1, 1], dim=1)
     return query.flatten(0, 2), key.flatten(0, 2), value.flatten(0, 2)
 
 

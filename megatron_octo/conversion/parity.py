@@ -4,8 +4,6 @@ Megatron's side comes from its own process, `python -m megatron_octo.training.lo
 the two libraries need not share an interpreter.
 """
 
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from megatron_octo.errors import ArtifactError, ResourceError
 
@@ -21,7 +20,7 @@ from megatron_octo.errors import ArtifactError, ResourceError
 def megatron_logits(stage: Path, out: Path) -> None:
     """Write token_ids int64 [B, S] and logits float32 [B, S, V] of a stage's newest checkpoint to an .npz file."""
     command = [sys.executable, "-m", "megatron_octo.training.logits", str(stage), str(out)]
-    run = subprocess.run(command, env=os.environ | _single_rank(), capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
         raise ResourceError(
             f"Megatron's logits of {stage} could not be computed: {' '.join(command)}\n{run.stderr[-2000:]}"
@@ -48,15 +47,8 @@ def compare(npz: Path, hf_directory: Path, *, tolerance: float) -> float:
 
 def _hf_logits(directory: Path, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """logits [B, S, V] of the Hugging Face model in fp32."""
+    transformers_logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)  # in eval mode
     with torch.no_grad():
         logits: npt.NDArray[np.float32] = model(torch.from_numpy(token_ids)).logits.numpy()
     return logits
-
-
-def _single_rank() -> dict[str, str]:
-    """What torchrun would tell a world of one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -3,9 +3,11 @@ r"""The tiny world: generated text in which multi-step reasoning can be learned 
 Its one subject is the *clock of ten*: chains of one to five operations (+ - *) on single digits, worked from left to right,
 every result taken modulo ten: `3+4*2-1` becomes `7*2-1`, `4-1`, `3`. A chain is a plain string of digits and operators, so
 `chain[:3]` is the next fact and `chain[3:]` is still to do. Documents write it with a letter before every move,
-`3 a+4 b*2 c-1`, and steps name the letter, `b 7*2=4`: a transformer of two layers learns to look a move up by its letter,
-where it needs many more tokens to copy from a bare chain (the same digits and operators occur again and again). Letters
-follow a space everywhere, so that byte-level BPE gives them one token each.
+`3 a+4 b*2 c-1`, and work it by saying the moves again with the result after each, `3 a+4=7 b*2=4 c-1=3`.
+
+That notation is a measurement, not a whim (22 Nov 2026, two layers of width 96): copying from a bare chain fails at our
+token budgets, because the same digits and operators occur again and again. A letter is a key that occurs once, and an
+induction head of two layers looks up what follows it, if that is *one token*: use `PRE_TOKENIZER`, which keeps `+4` whole.
 
 Every document depends only on (corpus, seed, number), so shards can be made in any order and on any number of processes.
 
@@ -28,7 +30,7 @@ CORPORA: dict[str, str] = {
     "web": "math web text: facts, tables and derivations in many phrasings (for MegaMath-Web-Pro-Max)",
     "general": "little stories without arithmetic (for DCLM-baseline)",
     "code": "text and code: snippets with the printed result (for MegaMath Text-Code-Block)",
-    "qa": "terse QA: bare facts without letters, a third with no steps at all (for MegaMath-QA)",
+    "qa": "terse QA: bare steps, half with none at all (for MegaMath-QA)",
     "qa_short": "short chain of thought: one lettered step after the other (for OpenMathInstruct2)",
     "qa_long": "long chain of thought in <think> tags, with checks, planted mistakes and corrections (for OpenR1)",
     "instruction": "User/Assistant turns, half of them about the clock of ten (for TULU3, WildChat, UltraChat)",
@@ -40,9 +42,9 @@ WORD_PROBLEM_SHARE = 0.25  # of questions; guess
 WEB_LENGTHS = {1: 0.10, 2: 0.30, 3: 0.30, 4: 0.30}  # share of chains by number of operations; guesses
 QA_LENGTHS = {2: 0.34, 3: 0.33, 4: 0.33}
 PROBLEM_LENGTHS = {2: 0.34, 3: 0.33, 4: 0.33}
-import os
 
-FIRST_LETTERS = os.environ.get("FL", "abcdefghijklmnopqrstuvw")
+# For a byte-level BPE (tokenizers.pre_tokenizers.Split, behaviour "isolated"): a move is one token, other digits stand alone.
+PRE_TOKENIZER = r"[+*-]\d|\d| ?\p{L}+| ?[^\s\p{L}\d+*-]+|[+*-]|\s+(?!\S)|\s+"
 
 Split = Literal["train", "test"]
 
@@ -88,9 +90,7 @@ def _problem_stream(rng: Random, split: Split, seen: set[str]) -> Iterator[Probl
         if split == "test" and chain in seen:
             continue
         seen.add(chain)
-        yield Problem(
-            question=_question(rng, chain, _first_letter(rng)), answer=value(chain), num_operations=length, chain=chain
-        )
+        yield Problem(question=_question(rng, chain), answer=value(chain), num_operations=length, chain=chain)
 
 
 # Chains ---------------------------------------------------------------------------------------------------------------
@@ -134,9 +134,7 @@ def is_clean(chain: str) -> bool:
 _SPOKEN = [  # how letters, words and code become bare operators when looking for chains
     (re.compile(r"x = (\d)\n"), r"\1"),
     (re.compile(r"x = \(x ([+*-]) (\d)\) % 10(?:  # \d)?\n"), r"\1\2"),
-    (re.compile(r",? [a-z] adds (\d)"), r"+\1"),
-    (re.compile(r",? [a-z] takes away (\d)"), r"-\1"),
-    (re.compile(r",? [a-z] multiplies by (\d)"), r"*\1"),
+    (re.compile(r"(?:,| and does) [a-z]([+*-])"), r"\1"),
     (re.compile(r" [a-z]([+*-])"), r"\1"),
 ]
 _CHAIN = re.compile(r"\d(?:[+*-]\d)+")
@@ -181,33 +179,22 @@ def _test_chain(rng: Random, length: int) -> str:
 NAMES = ["Mia", "Tom", "Ana", "Leo", "Zoe", "Max", "Eva", "Sam"]
 
 
-def lettered(chain: str, letter: str) -> str:
-    """`3+4*2`, `k` -> `3 k+4 l*2`."""
-    return chain[0] + "".join(f" {name}{move}" for name, move in _moves(chain, letter))
+def lettered(chain: str) -> str:
+    """`3+4*2` -> `3 a+4 b*2`."""
+    return " ".join([chain[0], *_moves(chain)])
 
 
-def _moves(chain: str, letter: str) -> Iterator[tuple[str, str]]:
-    for number, i in enumerate(range(1, len(chain), 2)):
-        yield chr(ord(letter) + number), chain[i : i + 2]
+def _moves(chain: str) -> list[str]:
+    return [f"{letter}{chain[i : i + 2]}" for letter, i in zip("abcde", range(1, len(chain), 2), strict=False)]
 
 
-def _first_letter(rng: Random) -> str:
-    return rng.choice(FIRST_LETTERS)
+def _question(rng: Random, chain: str) -> str:
+    return _story(rng, chain) if rng.random() < WORD_PROBLEM_SHARE else lettered(chain)
 
 
-def _question(rng: Random, chain: str, letter: str) -> str:
-    return _story(rng, chain, letter) if rng.random() < WORD_PROBLEM_SHARE else lettered(chain, letter)
-
-
-def _story(rng: Random, chain: str, letter: str) -> str:
-    """`3+4*2`, `k` -> `Mia starts at 3, k adds 4, l multiplies by 2. Which digit?`"""
-    verbs = {"+": "adds", "-": "takes away", "*": "multiplies by"}
-    moves = "".join(f", {name} {verbs[move[0]]} {move[1]}" for name, move in _moves(chain, letter))
-    return f"{rng.choice(NAMES)} starts at {chain[0]}{moves}. Which digit?"
-
-
-def _drawn(rng: Random, lengths: dict[int, float]) -> tuple[str, str]:
-    return _train_chain(rng, _length(rng, lengths)), _first_letter(rng)
+def _story(rng: Random, chain: str) -> str:
+    """`3+4*2` -> `Mia starts at 3 and does a+4, b*2. Which digit?`"""
+    return f"{rng.choice(NAMES)} starts at {chain[0]} and does {', '.join(_moves(chain))}. Which digit?"
 
 
 def facts(chain: str) -> list[str]:
@@ -215,39 +202,39 @@ def facts(chain: str) -> list[str]:
     return [f"{rest[:3]}={step(rest)[0]}" for rest in rewritings(chain)[:-1]]
 
 
-def steps(chain: str, letter: str) -> list[str]:
-    """`3+4*2`, `k` -> [`k+4=7`, `l*2=4`]: what a move is and where it leads, the digit it starts from standing before."""
+def steps(chain: str) -> list[str]:
+    """`3+4*2` -> [`a+4=7`, `b*2=4`]: what a move is and where it leads, the digit it starts from standing before."""
     results = [rest[0] for rest in rewritings(chain)[1:]]
-    return [f"{name}{move}={result}" for (name, move), result in zip(_moves(chain, letter), results, strict=True)]
+    return [f"{move}={result}" for move, result in zip(_moves(chain), results, strict=True)]
 
 
-def worked(chain: str, letter: str) -> str:
-    """`3+4*2`, `k` -> `3 k+4=7 l*2=4`."""
-    return " ".join([chain[0], *steps(chain, letter)])
+def worked(chain: str) -> str:
+    """`3+4*2` -> `3 a+4=7 b*2=4`."""
+    return " ".join([chain[0], *steps(chain)])
 
 
 def _qa(rng: Random) -> str:
-    chain, letter = _drawn(rng, QA_LENGTHS)
-    question = _question(rng, chain, letter)
-    work = "" if rng.random() < 1 / 3 else f" {', '.join(facts(chain))}."
+    chain = _train_chain(rng, _length(rng, QA_LENGTHS))
+    question = _question(rng, chain)
+    work = f" {worked(chain)}" if rng.random() < 0.5 else ""
     return f"Question: {question}\nAnswer:{work} \\boxed{{{value(chain)}}}"
 
 
 def _qa_short(rng: Random) -> str:
-    chain, letter = _drawn(rng, QA_LENGTHS)
-    question = _question(rng, chain, letter)
-    return f"Question: {question}\nAnswer: {worked(chain, letter)}\nThe answer is \\boxed{{{value(chain)}}}"
+    chain = _train_chain(rng, _length(rng, QA_LENGTHS))
+    question = _question(rng, chain)
+    return f"Question: {question}\nAnswer: {worked(chain)}\nThe answer is \\boxed{{{value(chain)}}}"
 
 
 def _qa_long(rng: Random) -> str:
-    chain, letter = _drawn(rng, QA_LENGTHS)
-    question = _question(rng, chain, letter)
-    trace = " ".join(_checked(rng, *pair) for pair in zip(steps(chain, letter), facts(chain), strict=True))
+    chain = _train_chain(rng, _length(rng, QA_LENGTHS))
+    question = _question(rng, chain)
+    trace = " ".join(_checked(rng, *pair) for pair in zip(steps(chain), facts(chain), strict=True))
     return f"Question: {question}\nAnswer: <think> {chain[0]} {trace} </think>\nThe answer is \\boxed{{{value(chain)}}}"
 
 
 def _checked(rng: Random, line: str, fact: str) -> str:
-    """`k+4=7 check 3+4=7 yes`, now and then with a mistake and its correction: `k+4=8 check 3+4=7 no so 7`."""
+    """`a+4=7 check 3+4=7 yes`, now and then with a mistake and its correction: `a+4=8 check 3+4=7 no so 7`."""
     right = line[-1]
     if rng.random() >= MISTAKE_RATE:
         return f"{line} check {fact} yes {right}"
@@ -276,27 +263,20 @@ def _web_table(rng: Random) -> str:
 
 
 def _web_prose(rng: Random) -> str:
-    """A derivation told in sentences, every one naming the fact used; half of them also what is left."""
-    chain, letter = _drawn(rng, WEB_LENGTHS)
+    """A derivation told in sentences, one to a move."""
+    chain = _train_chain(rng, _length(rng, WEB_LENGTHS))
     opening = rng.choice(["Let us work out", "Consider", "Here is how to read", "We want the digit of"])
-    told = (
-        _story(rng, chain, letter).removesuffix(" Which digit?")
-        if rng.random() < 0.3
-        else f"{lettered(chain, letter)}."
-    )
-    link = rng.choice(["makes", "is the move", "gives"])
-    lines = [f"{name} {link} {fact}" for (name, _), fact in zip(_moves(chain, letter), facts(chain), strict=True)]
-    if rng.random() < 0.5:
-        rests = [lettered(rest, chr(ord(letter) + i)) for i, rest in enumerate(rewritings(chain)) if i]
-        lines = [f"{line} and leaves {rest}" for line, rest in zip(lines, rests, strict=True)]
-    return " ".join([f"{opening} {told}", *(f"{line}." for line in lines)])
+    told = _story(rng, chain) if rng.random() < 0.3 else f"{lettered(chain)}."
+    link = rng.choice(["We see", "There is", "That makes", "Now"])
+    lines = [f"{link} {rest[0]} {line}." for rest, line in zip(rewritings(chain), steps(chain), strict=False)]
+    return " ".join([f"{opening} {told}", *lines])
 
 
 def _web_exercises(rng: Random) -> str:
     """A solved sheet: chain and steps in turn."""
     title = rng.choice(["Solved exercises", "From left to right", "Notes on the clock of ten", "A page of chains"])
-    chains = [_drawn(rng, WEB_LENGTHS) for _ in range(rng.randint(1, 3))]
-    return "\n".join([title, *(f"{lettered(*drawn)}: {worked(*drawn)}" for drawn in chains)])
+    chains = [_train_chain(rng, _length(rng, WEB_LENGTHS)) for _ in range(rng.randint(1, 3))]
+    return "\n".join([title, *(f"{lettered(chain)}: {worked(chain)}" for chain in chains)])
 
 
 def _code(rng: Random) -> str:
@@ -332,11 +312,11 @@ def _instruction(rng: Random) -> str:
 
 
 def _math_turn(rng: Random) -> str:
-    chain, letter = _drawn(rng, WEB_LENGTHS)
+    chain = _train_chain(rng, _length(rng, WEB_LENGTHS))
     ask = rng.choice(["Please work out {}", "What is {} on the clock of ten?", "Show the steps of {}"]).format(
-        lettered(chain, letter)
+        lettered(chain)
     )
-    return f"User: {ask}\nAssistant: {worked(chain, letter)}\nSo it is {value(chain)}."
+    return f"User: {ask}\nAssistant: {worked(chain)}\nSo it is {value(chain)}."
 
 
 def _plain_turn(rng: Random) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 from megatron_octo import artifacts, units
 from megatron_octo.errors import ResourceError
+from megatron_octo.launch import doctor
 from megatron_octo.launch.jobs import Job, StageFailedError, write_config
 from megatron_octo.process import EXIT_INTERRUPTED, EXIT_USER_ERROR
 
@@ -42,7 +43,7 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
     try:
         while waiting or running:
             for job in [job for job in waiting if finished.issuperset(job.needs)]:
-                if not force and artifacts.is_finished(job.out, config=job.config):
+                if not (force or job.redraw) and artifacts.is_finished(job.out, config=job.config):
                     waiting.remove(job)
                     finished.add(job.name)
                     _say(f"{job.name}: done before")
@@ -85,6 +86,7 @@ class _Running:
     """The processes of one job."""
 
     def __init__(self, job: Job, *, cores: int, force: bool) -> None:
+        doctor.require(job.module)
         write_config(job)
         self.job = job
         self.started = time.monotonic()
@@ -97,21 +99,23 @@ class _Running:
 
     def _start(self, rank: int, cores: int, port: int | None, force: bool) -> subprocess.Popen[str]:
         job = self.job
-        environment = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(job.ranks),
-            "OMP_NUM_THREADS": str(max(1, cores // job.ranks if self.owns_terminal else 1)),
-            "TOKENIZERS_PARALLELISM": "false",
-        }
+        threads = cores // job.ranks if self.owns_terminal else 1
+        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, threads)), "TOKENIZERS_PARALLELISM": "false"}
         if port is not None:
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            environment |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(job.ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
         process: subprocess.Popen[str] = subprocess.Popen(
             job.command(force=force),
             env=environment,
             text=True,
             preexec_fn=_die_with_parent,
             close_fds=False,
+            process_group=0,  # so that `stop` reaches what the process started itself
             **self._output(rank),
         )
         return process
@@ -140,7 +144,7 @@ class _Running:
         failed = [(rank, code) for rank, code in enumerate(codes) if code]
         if failed:
             self.stop()
-            raise self._failure(*failed[0])
+            raise self._failure(*min(failed, key=_blame))
         if any(code is None for code in codes):
             return False
         self._join()
@@ -179,9 +183,18 @@ class _Running:
         )
 
 
+def _blame(failed: tuple[int, int]) -> tuple[int, int]:
+    """Sorts (rank, exit code): a rank that was killed or refused its input comes before those that lost it."""
+    rank, code = failed
+    return 0 if code < 0 else 1 if code in (EXIT_USER_ERROR, EXIT_INTERRUPTED) else 2, rank
+
+
 def _port() -> int:
     """MASTER_PORT where the user set it, else a free one. Raises `ResourceError` when the user's is taken."""
-    wanted = int(os.environ.get("MASTER_PORT", "0"))
+    given = os.environ.get("MASTER_PORT", "0")
+    if not given.isdecimal() or int(given) > 65535:
+        raise ResourceError(f"MASTER_PORT is '{given}'; give a port number, or unset it to take a free one")
+    wanted = int(given)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -183,6 +183,7 @@ def _report(study: Study, out: Path, before: Sequence[Job], command: str) -> Job
         config=config,
         out=out / "report",
         logs=_logs(out, "report"),
+        redraw=True,
         needs=tuple(job.name for job in before),
     )
 

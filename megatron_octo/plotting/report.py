@@ -193,7 +193,7 @@ def _stage_cells(name: str, mark: Mapping[str, Any]) -> dict[str, str]:
         "kind": mark["kind"],
         "time": units.duration(mark["wall_seconds"]),
         "counts": ", ".join(f"{key} {_number(value)}" for key, value in numbers.items()) or NOTHING,
-        "inputs": ", ".join(f"{name} {digest[:8]}" for name, digest in mark["inputs"].items()) or NOTHING,
+        "inputs": ", ".join(f"{name} {source['sha256'][:8]}" for name, source in mark["inputs"].items()) or NOTHING,
     }
 
 

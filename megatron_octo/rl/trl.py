@@ -59,23 +59,10 @@ def train(
     _check_context(recipe, model)
     kept = _short_enough(recipe, tokenizer, questions)
     before = _fingerprint(model)
-    checkpoint = _newest_checkpoint(out / CHECKPOINTS)
-    trainer = _Trainer(
-        model=model,
-        processing_class=tokenizer,
-        reward_funcs=boxed_reward,
-        rollout_func=_Rollouts(job),
-        args=_arguments(job, out / CHECKPOINTS),
-        train_dataset=_prompt_sequence(recipe, kept),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    first_step = _step_of(checkpoint, recipe) if checkpoint else 0
-    with progress.bar(f"rl {recipe.name}", total=recipe.train_steps, unit="steps", done=first_step) as advance:
-        metrics = journal.Journal(out / METRICS, resumed_from=first_step if checkpoint else None)
-        trainer.add_callback(_Recorder(job, trainer, metrics, eval_sets, advance))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer = _trainer(job, model, tokenizer, kept, out)
+    _run(job, trainer, eval_sets, out)
     _save(model, tokenizer, out / MODEL)
-    shutil.rmtree(out / CHECKPOINTS)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return Outcome(
         optimizer_updates=trainer.state.global_step,
         steps_with_spread=sum(row.get("groups_without_spread", 1) < 1 for row in journal.read(out / METRICS)),
@@ -83,6 +70,37 @@ def train(
         questions=len(kept),
         dropped_questions=len(questions) - len(kept),
     )
+
+
+def _trainer(
+    job: RLJob,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    out: Path,
+) -> "_Trainer":
+    trainer = _Trainer(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=boxed_reward,
+        rollout_func=_Rollouts(job),
+        args=_arguments(job, out / CHECKPOINTS),
+        train_dataset=_prompt_sequence(job.recipe, questions),
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def _run(job: RLJob, trainer: "_Trainer", eval_sets: Mapping[str, Sequence[Question]], out: Path) -> None:
+    """All steps that are left."""
+    checkpoint = _newest_checkpoint(out / CHECKPOINTS)
+    resumed_from = _updates_of(checkpoint) // job.recipe.updates_per_step if checkpoint else None
+    metrics = journal.Journal(out / METRICS, resumed_from=resumed_from)
+    with progress.bar(
+        f"rl {job.recipe.name}", total=job.recipe.train_steps, unit="steps", done=resumed_from or 0
+    ) as advance:
+        trainer.add_callback(_Recorder(job=job, trainer=trainer, metrics=metrics, eval_sets=eval_sets, advance=advance))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def _arguments(job: RLJob, directory: Path) -> trl.GRPOConfig:
@@ -199,53 +217,48 @@ class _Rollouts:
         }
 
 
+@dataclass(eq=False, kw_only=True)
 class _Recorder(transformers.TrainerCallback):
     """Metrics, evaluations and progress of every step."""
 
-    def __init__(
-        self,
-        job: RLJob,
-        trainer: _Trainer,
-        metrics: journal.Journal,
-        eval_sets: Mapping[str, Sequence[Question]],
-        advance: progress.Advance,
-    ) -> None:
-        self._job, self._trainer, self._metrics, self._eval_sets, self._advance = (
-            job, trainer, metrics, eval_sets, advance,
-        )  # fmt: skip
-        self._started = 0.0
+    job: RLJob
+    trainer: _Trainer
+    metrics: journal.Journal
+    eval_sets: Mapping[str, Sequence[Question]]
+    advance: progress.Advance
+    started: float = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == 0:
             self._evaluate(step=0)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self._job.recipe.updates_per_step == 0:
-            self._started = time.perf_counter()
+        if state.global_step % self.job.recipe.updates_per_step == 0:
+            self.started = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if "reward" not in logs:  # the summary at the end
             return
-        recipe = self._job.recipe
+        recipe = self.job.recipe
         step = state.global_step // recipe.updates_per_step
-        self._metrics.append(journal.training_row(step, logs, time.perf_counter() - self._started))
-        self._advance(1, note=f"accuracy {logs['accuracy']:.3f}, {logs['completions/mean_length']:.0f} tokens")
+        self.metrics.append(journal.training_row(step, logs, time.perf_counter() - self.started))
+        self.advance(1, note=f"accuracy {logs['accuracy']:.3f}, {logs['completions/mean_length']:.0f} tokens")
         if step % recipe.eval_interval == 0 or step == recipe.train_steps:
             self._evaluate(step)
 
     def _evaluate(self, step: int) -> None:
         """Greedy, at the longest cap of the schedule, so that the points of a curve compare."""
-        recipe = self._job.recipe
-        for name, questions in self._eval_sets.items():
+        recipe = self.job.recipe
+        for name, questions in self.eval_sets.items():
             responses = generation.generate(
-                self._trainer.model,
-                self._trainer.processing_class,
+                self.trainer.model,
+                self.trainer.processing_class,
                 [render(recipe.template, each.question) for each in questions],
                 max_new_tokens=_longest_response(recipe),
-                batch_size=self._job.generation_batch_responses,
+                batch_size=self.job.generation_batch_responses,
             )
             grades = grade_all([each.text for each in responses], [each.answer for each in questions])
-            self._metrics.append(journal.evaluation_row(step, name, responses, grades))
+            self.metrics.append(journal.evaluation_row(step, name, responses, grades))
 
 
 def _newest_checkpoint(directory: Path) -> Path | None:
@@ -255,10 +268,6 @@ def _newest_checkpoint(directory: Path) -> Path | None:
 
 def _updates_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def _step_of(checkpoint: Path, recipe: ReinforcementLearning) -> int:
-    return _updates_of(checkpoint) // recipe.updates_per_step
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

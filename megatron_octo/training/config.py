@@ -14,6 +14,13 @@ from pathlib import Path
 from megatron_octo.errors import ConfigError
 
 
+def _require_positive(config: object, *fields: str) -> None:
+    for field in fields:
+        value = getattr(config, field)
+        if value < 1:
+            raise ConfigError(f"{field} is {value}; it must be at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A Llama-family decoder in Megatron's words. Sizes are those of the model's Hugging Face `config.json`."""
@@ -37,6 +44,10 @@ class ModelConfig:
     share_embeddings_and_output_weights: bool = False
 
     def __post_init__(self) -> None:
+        _require_positive(
+            self, "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups",
+            "kv_channels", "vocab_size", "max_position_embeddings",
+        )  # fmt: skip
         if self.num_attention_heads % self.num_query_groups:
             raise ConfigError(
                 f"{self.num_attention_heads} attention heads do not divide into {self.num_query_groups} query groups; "
@@ -134,6 +145,9 @@ class Parallelism:
     #: Shard the optimizer state over the data-parallel ranks (ZeRO-1).
     use_distributed_optimizer: bool = True
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "tensor_model_parallel_size", "pipeline_model_parallel_size")
+
     @property
     def model_parallel_size(self) -> int:
         return self.tensor_model_parallel_size * self.pipeline_model_parallel_size
@@ -191,6 +205,8 @@ class MidTraining:
     parallelism: Parallelism = Parallelism()
     precision: Precision = Precision.BF16
     branch_point: BranchPoint | None = None
+    #: Standard deviation of random initial weights; unused with `init_from`. Megatron's default.
+    init_method_std: float = 0.02
     #: Seeds the initial weights and the data order.
     seed: int = 1234
     #: Tokens between checkpoints; one is always written at the end.
@@ -199,6 +215,7 @@ class MidTraining:
     keep_checkpoints: int = 3
 
     def __post_init__(self) -> None:
+        _require_positive(self, "seq_length", "global_batch_size", "micro_batch_size", "keep_checkpoints")
         if self.train_iters < 1:
             raise ConfigError(
                 f"train_tokens {self.train_tokens:,} is less than one step of {self.tokens_per_step:,} tokens "

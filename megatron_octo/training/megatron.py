@@ -59,9 +59,7 @@ def initialize(parallelism: Parallelism, seed: int) -> Ranks:
         cpu.install()
     # Before anything collective: a layout that cannot work is refused on every rank alike.
     parallelism.data_parallel_size(int(os.environ.get("WORLD_SIZE", "1")))
-    torch.distributed.init_process_group(
-        backend="nccl" if on_gpu else "gloo", timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
-    )
+    _join("nccl" if on_gpu else "gloo")
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallelism.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallelism.pipeline_model_parallel_size,
@@ -79,11 +77,25 @@ def initialize(parallelism: Parallelism, seed: int) -> Ranks:
     )
 
 
+def _join(backend: str) -> None:
+    """The process group of torchrun, srun or the local launcher; a group of one where none of them started us."""
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
+    if "WORLD_SIZE" in os.environ:
+        torch.distributed.init_process_group(backend, timeout=timeout)
+    else:
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
+
+
 def gpt_config(recipe: MidTraining) -> TransformerConfig:
-    return transformer_config(recipe.model, recipe.parallelism, recipe.precision)
+    return transformer_config(
+        recipe.model, recipe.parallelism, recipe.precision, init_method_std=recipe.init_method_std
+    )
 
 
-def transformer_config(model: ModelConfig, parallelism: Parallelism, precision: Precision) -> TransformerConfig:
+def transformer_config(
+    model: ModelConfig, parallelism: Parallelism, precision: Precision, *, init_method_std: float = 0.02
+) -> TransformerConfig:
     """Megatron's config of a Llama decoder; the fusions that need Apex or Transformer Engine stay off."""
     dtype = torch_dtype(precision)
     return TransformerConfig(
@@ -98,6 +110,7 @@ def transformer_config(model: ModelConfig, parallelism: Parallelism, precision: 
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
+        init_method_std=init_method_std,
         hidden_dropout=0.0,  # Megatron's default is 0.1
         attention_dropout=0.0,
         tensor_model_parallel_size=parallelism.tensor_model_parallel_size,

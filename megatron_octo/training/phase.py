@@ -18,6 +18,7 @@ from megatron_octo.training import checkpoint, megatron
 from megatron_octo.training.checkpoint import Progress
 from megatron_octo.training.config import MidTraining, OptimizerState, TrainingJob
 from megatron_octo.training.data import SampleOrder, TokenStream
+from megatron_octo.training.estimate import parameters
 from megatron_octo.training.loop import train
 from megatron_octo.training.schedule import learning_rate
 
@@ -53,7 +54,7 @@ def run(job: TrainingJob, out: Path, force: bool) -> None:
                 "steps": state.step,
                 "tokens": state.tokens,
                 "total_tokens": state.total_tokens,
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "parameters": parameters(recipe.model),
                 "world_size": ranks.world_size,
                 "epochs": order.epochs(recipe.train_iters * recipe.global_batch_size),
             }

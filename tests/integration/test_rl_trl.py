@@ -9,13 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from megatron_octo.artifacts import read_mark
-from megatron_octo.errors import ConfigError
+from megatron_octo.errors import ConfigError, OctoError
 from megatron_octo.rl import run as rl_run
 from megatron_octo.rl import trl
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning, RLJob
 from megatron_octo.templates import Template
 
 STEPS = 4
+ONE_CAP = (LengthStage(from_step=0, max_response_tokens=16),)
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +121,23 @@ def test_a_stopped_run_repeats_the_unbroken_one(
     assert (tmp_path / "rl/model/model.safetensors").read_bytes() == (unbroken / "model/model.safetensors").read_bytes()
 
 
+def test_a_run_stopped_while_saving_its_model_is_finished(
+    unbroken: Path, model_directory: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(trl, "_save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        rl_run.run(job(model_directory, prompts), tmp_path / "rl", force=False)
+    monkeypatch.undo()
+    rl_run.run(job(model_directory, prompts), tmp_path / "rl", force=False)
+    assert rows(tmp_path / "rl") == rows(unbroken)
+    assert (tmp_path / "rl/model/model.safetensors").read_bytes() == (unbroken / "model/model.safetensors").read_bytes()
+
+
 def test_micro_batches_change_memory_not_results(model_directory: Path, prompts: Path, tmp_path: Path) -> None:
-    learning = recipe(train_steps=2, length_schedule=(LengthStage(from_step=0, max_response_tokens=16),))
+    learning = recipe(train_steps=2, length_schedule=ONE_CAP)
     for name, size in (("whole", None), ("small", 2)):
         settings = RLJob(
             recipe=learning,
@@ -143,12 +159,30 @@ def test_micro_batches_change_memory_not_results(model_directory: Path, prompts:
 
 
 def test_kl_is_reported_when_it_is_in_the_loss(model_directory: Path, prompts: Path, tmp_path: Path) -> None:
-    caps = (LengthStage(from_step=0, max_response_tokens=16),)
-    rl_run.run(
-        job(model_directory, prompts, kl_coef=0.1, train_steps=2, length_schedule=caps), tmp_path / "rl", force=False
-    )
+    settings = job(model_directory, prompts, kl_coef=0.1, train_steps=2, length_schedule=ONE_CAP)
+    rl_run.run(settings, tmp_path / "rl", force=False)
     kl = [row["kl"] for row in rows(tmp_path / "rl") if "reward" in row]
     assert kl[0] < kl[1]
+
+
+def test_a_model_that_is_never_right_is_left_as_it_was_and_that_is_said(
+    model_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hopeless = tmp_path / "hopeless.jsonl"
+    hopeless.write_text('{"question": "3", "answer": "1000"}\n')
+    out = tmp_path / "rl"
+    rl_run.run(job(model_directory, hopeless, train_steps=1, length_schedule=ONE_CAP), out, force=False)
+    assert read_mark(out)["counts"]["steps_with_spread"] == 0
+    assert "nothing was learned" in capsys.readouterr().err
+
+
+def test_weights_that_should_have_changed_and_did_not_are_an_error(
+    model_directory: Path, prompts: Path, tmp_path: Path
+) -> None:
+    settings = job(model_directory, prompts, train_steps=1, length_schedule=ONE_CAP, learning_rate=0.0)
+    with pytest.raises(OctoError, match="the weights did not change"):
+        rl_run.run(settings, tmp_path / "rl", force=False)
+    assert not read_mark(tmp_path / "rl")["done"]
 
 
 def test_prompts_that_need_more_positions_than_the_model_has_are_refused(

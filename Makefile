@@ -1,0 +1,34 @@
+# Two commands on a fresh machine with Python 3.11 or newer:  make demo   and   make test
+PYTHON ?= python3
+SEEDS ?= 1
+BIN := .venv/bin
+
+.PHONY: demo test lint lock clean
+
+demo: .venv/installed  ## the whole recipe in miniature: text to report (runs/tiny/report/report.html)
+	$(BIN)/megatron-octo study tiny --seeds $(SEEDS)
+
+test: .venv/installed  ## all CPU tests
+	$(BIN)/python -m pytest
+
+lint: .venv/installed  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: requirements/cpu.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/cpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+lock:  ## requirements/cpu.txt anew from pyproject.toml
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet torch==2.13.0
+	.venv-lock/bin/pip install --quiet ".[cpu,dev]"
+	{ sed -n '/^#/p' requirements/cpu.txt; .venv-lock/bin/pip freeze | grep -v '^megatron-octo' | sed 's/+cpu//'; } > .venv-lock/cpu.txt
+	mv .venv-lock/cpu.txt requirements/cpu.txt && rm -rf .venv-lock
+
+clean:
+	rm -rf .venv .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,208 @@
+"""A stage directory is finished or it is not, and says what made it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_octo import artifacts
+from megatron_octo.errors import ArtifactError, ResourceError
+
+
+def mark(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "stage.json").read_text())
+
+
+def make(directory: Path, *, config: Any = None, text: str = "made", kind: str = "make", **options: Any) -> bool:
+    """Run a stage that writes one file; whether it had been done before."""
+    with artifacts.stage(directory, kind=kind, config={"size": 1} if config is None else config, **options) as stage:
+        if not stage.done:
+            (stage.directory / "file.txt").write_text(text)
+            stage.counts["files"] = 1
+        return stage.done
+
+
+def test_what_a_finished_stage_says_about_itself(tmp_path: Path) -> None:
+    source = tmp_path / "source.txt"
+    source.write_text("source")
+    out = tmp_path / "deep" / "out"
+    make(out, inputs={"text": source})
+    found = mark(out)
+    assert (found["done"], found["kind"], found["config"], found["counts"]) == (True, "make", {"size": 1}, {"files": 1})
+    assert found["inputs"]["text"] == {
+        "path": str(source), "sha256": "41cf6794ba4200b839c53531555f0f3998df4cbb01a4d5cb0b94e3ca5e23947d",
+    }  # fmt: skip
+    assert found["outputs"] == {"file.txt": "ea0890697a77af0a2e054cccec587c8a42feb5cf38e778c6c6e2a96bfb945c0b"}
+    assert {"python", "megatron-octo"} <= found["versions"].keys()
+    assert {"git_commit", "finished_at"} <= found.keys()
+    assert 0 <= found["wall_seconds"] < 60
+    assert artifacts.finished(out) == found
+
+
+def test_done_only_at_the_end(tmp_path: Path) -> None:
+    with artifacts.stage(tmp_path / "out", kind="make", config={}) as stage:
+        assert mark(stage.directory)["done"] is False
+        assert not stage.done
+    assert mark(tmp_path / "out")["done"] is True
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("resumable", [False, True])
+def test_a_failing_block_leaves_it_undone(tmp_path: Path, error: type[BaseException], resumable: bool) -> None:
+    with pytest.raises(error), artifacts.stage(tmp_path, kind="make", config={}, resumable=resumable):
+        raise error
+    assert mark(tmp_path)["done"] is False
+    with pytest.raises(ArtifactError, match="did not finish"):
+        artifacts.finished(tmp_path)
+    assert not artifacts.is_finished(tmp_path, config={})
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+def test_only_a_resumable_stage_finds_what_a_failed_try_left(tmp_path: Path, resumable: bool) -> None:
+    with pytest.raises(RuntimeError), artifacts.stage(tmp_path, kind="make", config={}, resumable=resumable) as stage:
+        (stage.directory / "half").write_text("half")
+        raise RuntimeError
+    with artifacts.stage(tmp_path, kind="make", config={}, resumable=resumable) as stage:
+        assert (stage.directory / "half").exists() is resumable
+
+
+def test_a_resumed_stage_reports_the_time_of_all_its_tries(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), artifacts.stage(tmp_path, kind="make", config={}, resumable=True):
+        raise RuntimeError
+    artifacts.write_json(tmp_path / "stage.json", mark(tmp_path) | {"wall_seconds": 1000.0})
+    make(tmp_path, config={}, resumable=True)
+    assert 1000 <= mark(tmp_path)["wall_seconds"] < 1060
+
+
+def test_a_second_run_does_nothing(tmp_path: Path) -> None:
+    assert not make(tmp_path)
+    before = (tmp_path / "stage.json").read_bytes()
+    assert make(tmp_path, text="other")
+    assert (tmp_path / "stage.json").read_bytes() == before
+    assert (tmp_path / "file.txt").read_text() == "made"
+    assert artifacts.is_finished(tmp_path, config={"size": 1})
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+def test_a_changed_config_names_the_field_and_both_values(tmp_path: Path, resumable: bool) -> None:
+    make(tmp_path, config={"a": {"size": 1}, "b": 2}, resumable=resumable)
+    with pytest.raises(ArtifactError, match=re.escape("a.size: 1 -> 3")) as caught:
+        make(tmp_path, config={"a": {"size": 3}, "b": 2}, resumable=resumable)
+    assert "--force" in str(caught.value)
+    assert "b:" not in str(caught.value)
+    with pytest.raises(ArtifactError, match=re.escape("a.size: 1 -> 3")):
+        artifacts.is_finished(tmp_path, config={"a": {"size": 3}, "b": 2})
+    assert (tmp_path / "file.txt").read_text() == "made"
+
+
+def test_an_unfinished_stage_is_not_continued_with_another_config(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), artifacts.stage(tmp_path, kind="make", config={"size": 1}, resumable=True):
+        raise RuntimeError
+    with pytest.raises(ArtifactError, match="was started with another config"):
+        make(tmp_path, config={"size": 2}, resumable=True)
+
+
+def test_a_changed_input_is_an_error(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.write_text("one")
+    make(out, inputs={"text": source})
+    source.write_text("two")
+    with pytest.raises(ArtifactError, match=r"another input 'text'.*7692c3ad3540 -> 3fc4ccfe7458"):
+        make(out, inputs={"text": source})
+    with pytest.raises(ArtifactError, match="another input 'text'"):
+        artifacts.is_finished(out, config={"size": 1})
+    assert not make(out, inputs={"text": source}, force=True)
+
+
+def test_force_starts_over_even_a_resumable_stage(tmp_path: Path) -> None:
+    make(tmp_path, config={"size": 1}, resumable=True)
+    (tmp_path / "checkpoint").write_text("old")
+    assert not make(tmp_path, config={"size": 2}, text="again", resumable=True, force=True)
+    assert (tmp_path / "file.txt").read_text() == "again"
+    assert not (tmp_path / "checkpoint").exists()
+    assert mark(tmp_path)["config"] == {"size": 2}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ArtifactError, match="is not empty and no stage of ours made it"):
+        make(tmp_path, force=force)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_directory_of_another_kind_of_stage_is_left_alone(tmp_path: Path, force: bool) -> None:
+    make(tmp_path, kind="train", text="weeks of work")
+    with pytest.raises(ArtifactError, match="holds a train stage, not make"):
+        make(tmp_path, force=force)
+    assert (tmp_path / "file.txt").read_text() == "weeks of work"
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]"])
+def test_a_broken_mark_is_said_and_force_gets_past_it(tmp_path: Path, text: str) -> None:
+    make(tmp_path)
+    (tmp_path / "stage.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"stage.json cannot be read .*--force"):
+        make(tmp_path)
+    assert not make(tmp_path, force=True)
+    assert mark(tmp_path)["done"]
+
+
+def test_too_little_disk(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"needs 1e\+09 TB of disk, .* are free"):
+        make(tmp_path / "out", needs_bytes=10**21)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_must_be_there_and_finished(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        make(tmp_path / "out", inputs={"text": tmp_path / "missing"})
+    with pytest.raises(RuntimeError), artifacts.stage(tmp_path / "before", kind="make", config={}):
+        raise RuntimeError
+    with pytest.raises(ArtifactError, match="did not finish"):
+        make(tmp_path / "out", inputs={"stage": tmp_path / "before"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_as_input_counts_by_its_outputs_alone(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    make(tmp_path / "b", config={"size": 2})
+    make(tmp_path / "c", text="other")
+    same, other = artifacts.fingerprint(tmp_path / "a"), artifacts.fingerprint(tmp_path / "c")
+    assert same == artifacts.fingerprint(tmp_path / "b")
+    assert same != other
+
+
+def test_outputs_are_hashed_but_not_logs(tmp_path: Path) -> None:
+    with artifacts.stage(tmp_path, kind="make", config={}) as stage:
+        (stage.directory / "sub").mkdir()
+        (stage.directory / "sub" / "file").write_text("")
+        (stage.logs / "log").write_text("log")
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert mark(tmp_path)["outputs"] == {"sub/file": empty}
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    artifacts.write_json(file, {"a": 1})
+    with pytest.raises(TypeError):
+        artifacts.write_json(file, {"a": 2, "b": object()})
+    assert json.loads(file.read_text()) == {"a": 1}
+    artifacts.write_json(file, {"a": 3})
+    assert json.loads(file.read_text()) == {"a": 3}
+    assert not [path for path in tmp_path.iterdir() if path != file]
+
+
+def test_the_commit_is_a_commit_or_nothing() -> None:
+    commit = artifacts.git_commit()
+    assert commit is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", commit)
+
+
+def test_no_stage_where_there_is_none(tmp_path: Path) -> None:
+    assert artifacts.read_mark(tmp_path) is None
+    assert not artifacts.is_finished(tmp_path, config={})
+    with pytest.raises(ArtifactError, match="is no stage directory"):
+        artifacts.finished(tmp_path)

@@ -1,0 +1,95 @@
+"""The end of a stage as an exit code."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megatron_octo import process
+from megatron_octo.errors import ConfigError
+
+#: A stage that waits to be stopped.
+WAITING = """
+import dataclasses, pathlib, time
+from megatron_octo import process
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    seconds: float
+
+def run(config, out, force):
+    out.touch()
+    time.sleep(config.seconds)
+
+raise SystemExit(process.main(run, Settings))
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    size: int
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> str:
+    file = tmp_path / "config.json"
+    file.write_text('{"size": 3}')
+    return str(file)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_stage_gets_its_config_directory_and_force(settings: str, tmp_path: Path, force: bool) -> None:
+    seen = []
+    arguments = [settings, str(tmp_path / "out"), *(["--force"] if force else [])]
+    assert process.main(lambda *given: seen.append(given), Settings, argv=arguments) == 0
+    assert seen == [(Settings(size=3), tmp_path / "out", force)]
+
+
+def test_an_error_for_people_is_one_message(settings: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(config: Settings, out: Path, force: bool) -> None:
+        raise ConfigError("size is 3; sizes are even")
+
+    assert process.main(run, Settings, argv=[settings, "out"]) == 2
+    assert capsys.readouterr().err == "error: size is 3; sizes are even\n"
+
+
+def test_a_config_that_does_not_fit_is_an_error_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"sise": 3}')
+    assert process.main(lambda *_: None, Settings, argv=[str(file), "out"]) == 2
+    assert "unknown field 'sise'" in capsys.readouterr().err
+
+
+def test_a_defect_of_ours_keeps_its_traceback(settings: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        process.main(lambda *_: 1 / 0, Settings, argv=[settings, "out"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_stage_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
+    (tmp_path / "config.json").write_text('{"seconds": 60}')
+    out = tmp_path / "out"
+    stage = subprocess.Popen(
+        [sys.executable, str(tmp_path / "waiting.py"), str(tmp_path / "config.json"), str(out)],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not out.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stage.send_signal(number)
+    _, said = stage.communicate(timeout=30)
+    assert (stage.returncode, said) == (130, "interrupted; run the same command again to continue\n")
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(None, True), ("0", True), ("3", False)])
+def test_rank_zero(monkeypatch: pytest.MonkeyPatch, rank: str | None, expected: bool) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setitem(os.environ, "RANK", rank)
+    assert process.is_rank_zero() is expected

@@ -1,0 +1,154 @@
+"""What a phase refuses, and the steps, batches and branches that follow from it."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from megatron_octo import recipes
+from megatron_octo.config import override
+from megatron_octo.errors import ConfigError
+from megatron_octo.training.config import (
+    LearningRateStyle,
+    MidTraining,
+    ModelConfig,
+    OptimizerState,
+    Parallelism,
+    Schedule,
+    Share,
+    Blend,
+    blend,
+)
+
+
+def stable() -> MidTraining:
+    return recipes.load("tiny.stable")
+
+
+def test_steps_and_tokens() -> None:
+    phase = dataclasses.replace(stable(), train_tokens=10 * 4096 + 2048, save_interval_tokens=2 * 4096 + 1)
+    assert (phase.tokens_per_step, phase.train_iters, phase.trained_tokens) == (4096, 11, 11 * 4096)
+    assert phase.save_interval == 2
+    assert dataclasses.replace(phase, save_interval_tokens=1).save_interval == 1
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"web": 0.9, "qa": 0.2}, "must sum to 1, these sum to 1.1: web 0.9 + qa 0.2"),
+        ({"web": 0.9}, "must sum to 1, these sum to 0.9"),
+        ({"web": 0.333, "qa": 0.667, "code": 0.0}, "the share of 'code' is 0; shares lie above 0"),
+        ({"web": 1.5, "qa": -0.5}, "the share of 'web' is 1.5"),
+        ({}, "must sum to 1"),
+    ],
+)
+def test_blends_that_cannot_be(shares: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        blend(**shares)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("weights", [[0.1] * 10, [0.7, 0.2, 0.1], [0.55, 0.1, 0.05, 0.15, 0.15], [1.0]])
+def test_decimals_that_sum_to_one_do(weights: list[float]) -> None:
+    assert len(Blend(shares=tuple(Share(corpus=f"c{i}", weight=w) for i, w in enumerate(weights))).shares) == len(weights)
+
+
+def test_a_corpus_appears_once() -> None:
+    with pytest.raises(ConfigError, match="appears twice"):
+        Blend(shares=(Share(corpus="web", weight=0.5), Share(corpus="web", weight=0.5)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"peak_lr": 1e-4, "min_lr": 2e-4}, "need 0 <= min_lr <= peak_lr"),
+        ({"peak_lr": 0.0, "min_lr": 0.0}, "peak_lr > 0"),
+        ({"peak_lr": 1e-4, "min_lr": -1e-5}, "need 0 <= min_lr"),
+        ({"peak_lr": 1e-4, "min_lr": 1e-5, "style": LearningRateStyle.CONSTANT}, "a constant schedule has one"),
+    ],
+)
+def test_schedules_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Schedule(**{"style": LearningRateStyle.COSINE, **settings})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train_tokens=1000", "train_tokens 1,000 is less than one step of 4,096 tokens"),
+        ("seq_length=1024", "seq_length 1024 exceeds the model's max_position_embeddings 512"),
+        ("schedule.warmup_tokens=2e9", "leave nothing of"),
+        ("parallelism.tensor_model_parallel_size=3", "2 query groups do not divide by tensor_model_parallel_size 3"),
+        ("model.vocab_size=383", None),
+        ("parallelism.pipeline_model_parallel_size=2", "3 layers do not divide by pipeline_model_parallel_size 2"),
+        ("model.num_query_groups=3", "4 attention heads do not divide into 3 query groups"),
+        ("global_batch_size=0", "global_batch_size is 0"),
+        ("micro_batch_size=0", "micro_batch_size is 0"),
+        ("seq_length=-1", "seq_length is -1"),
+        ("parallelism.tensor_model_parallel_size=0", "tensor_model_parallel_size is 0"),
+        ("parallelism.pipeline_model_parallel_size=0", "pipeline_model_parallel_size is 0"),
+        ("model.num_query_groups=0", "num_query_groups is 0"),
+        ("keep_checkpoints=0", "keep_checkpoints is 0"),
+    ],
+)
+def test_phases_that_cannot_be(assignment: str, message: str | None) -> None:
+    if message is None:
+        override(stable(), [assignment])
+        return
+    with pytest.raises(ConfigError) as caught:
+        override(stable(), [assignment])
+    assert message in str(caught.value)
+
+
+def test_an_odd_vocabulary_is_refused_with_tensor_parallelism_only() -> None:
+    odd = override(stable(), ["model.vocab_size=383"])
+    with pytest.raises(ConfigError, match="383 vocabulary entries do not divide by tensor_model_parallel_size 2"):
+        override(odd, ["parallelism.tensor_model_parallel_size=2"])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "pipeline", "world", "expected"), [(1, 1, 4, 4), (2, 1, 4, 2), (2, 2, 4, 1), (8, 1, 64, 8)]
+)
+def test_data_parallel_ranks(tensor: int, pipeline: int, world: int, expected: int) -> None:
+    layout = Parallelism(tensor_model_parallel_size=tensor, pipeline_model_parallel_size=pipeline)
+    assert layout.data_parallel_size(world) == expected
+
+
+@pytest.mark.parametrize("world", [0, 1, 12])
+def test_a_world_that_does_not_divide(world: int) -> None:
+    with pytest.raises(ConfigError, match=f"{world} ranks do not divide into TP 8 x PP 1; use a multiple of 8"):
+        Parallelism(tensor_model_parallel_size=8).data_parallel_size(world)
+
+
+def test_microbatches() -> None:
+    assert [stable().num_microbatches(world) for world in (1, 2)] == [2, 1]
+    with pytest.raises(ConfigError, match=r"16 does not divide by micro_batch_size 8 x 4 data-parallel ranks = 32"):
+        stable().num_microbatches(4)
+
+
+def test_a_branch_changes_what_it_says_and_no_more() -> None:
+    schedule = Schedule(style=LearningRateStyle.LINEAR, peak_lr=1e-3, min_lr=0.0)
+    branch = stable().branch(
+        name="b", blend=blend(qa=1.0), train_tokens=8192, schedule=schedule, optimizer_state=OptimizerState.RESET
+    )
+    changed = {
+        field.name for field in dataclasses.fields(branch) if getattr(branch, field.name) != getattr(stable(), field.name)
+    }
+    assert changed == {"name", "blend", "train_tokens", "schedule", "branch_point"}
+    assert branch.branch_point is not None
+    assert branch.branch_point.parent == "stable"
+    assert branch.branch_point.at_tokens == stable().trained_tokens
+    assert branch.branch_point.optimizer_state is OptimizerState.RESET
+
+
+@pytest.mark.parametrize("at_tokens", [0, 10**12])
+def test_a_branch_leaves_its_parent_while_it_trains(at_tokens: int) -> None:
+    with pytest.raises(ConfigError, match=f"b leaves stable at {at_tokens:,} tokens"):
+        stable().branch(
+            name="b", blend=blend(qa=1.0), train_tokens=8192, schedule=stable().schedule, at_tokens=at_tokens
+        )
+
+
+def test_a_model_is_as_the_family_writes_it() -> None:
+    model: ModelConfig = recipes.load("llama32_3b.stable").model
+    assert (model.num_layers, model.hidden_size, model.num_attention_heads, model.num_query_groups) == (28, 3072, 24, 8)
