@@ -68,12 +68,14 @@ def override(config: ConfigT, assignments: Sequence[str]) -> ConfigT:
 
     >>> override(recipe, ["schedule.peak_lr=1e-5", "branch=none"])
     """
+    data = to_dict(config)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise ConfigError(f"'{assignment}' is not an override; write path=value, for example schedule.peak_lr=1e-5")
-        config = _override_one(config, path.split("."), text, path)
-    return config
+        _assign(data, config, path.split("."), text, path)
+    # Checked once, with all of them in place: two fields that must change together can.
+    return from_dict(type(config), data)
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -88,17 +90,19 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, 
         yield path, old, new
 
 
-def _override_one(config: Any, keys: list[str], text: str, path: str) -> Any:
+def _assign(data: Any, config: Any, keys: list[str], text: str, path: str) -> None:
+    """Set one field in the plain data of `config`, following `keys` down both."""
     if not dataclasses.is_dataclass(config):
         above = path.removesuffix("." + ".".join(keys))
         raise ConfigError(f"'{path}': nothing lies below '{above}'; only config sections have fields")
-    hints = typing.get_type_hints(type(config))
-    names = [field.name for field in dataclasses.fields(config)]
     key, rest = keys[0], keys[1:]
+    names = [field.name for field in dataclasses.fields(config)]
     if key not in names:
         raise ConfigError(f"unknown field '{path}': {type(config).__name__} has no '{key}'{nearest(key, names)}")
-    value = _override_one(getattr(config, key), rest, text, path) if rest else _parse(hints[key], text, path)
-    return dataclasses.replace(config, **{key: value})  # type: ignore[type-var]
+    if rest:
+        _assign(data[key], getattr(config, key), rest, text, path)
+    else:
+        data[key] = to_dict(_parse(typing.get_type_hints(type(config))[key], text, path))
 
 
 def _parse(hint: Any, text: str, path: str) -> Any:

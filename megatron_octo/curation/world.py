@@ -1,6 +1,6 @@
 r"""The tiny world: generated text in which multi-step reasoning can be learned and checked exactly. Standard library only.
 
-Its one subject is the *clock of ten*: chains of one to five operations (+ - *) on single digits, worked from left to right,
+Its one subject is the *clock of ten*: chains of one to six operations (+ - *) on single digits, worked from left to right,
 every result taken modulo ten: `3+4*2-1` becomes `7*2-1`, `4-1`, `3`. A chain is a plain string of digits and operators, so
 `chain[:3]` is the next fact and `chain[3:]` is still to do. Documents write it with a letter before every move,
 `3 a+4 b*2 c-1`, and work it by saying the moves again with the result after each, `3 a+4=7 b*2=4 c-1=3`.
@@ -39,9 +39,9 @@ CORPORA: dict[str, str] = {
 TEST_SHARE = 1 / 16  # guess: leaves 562 test chains of two operations and 16,875 of three
 MISTAKE_RATE = 0.2  # of the steps of a long trace, each corrected at once; guess
 WORD_PROBLEM_SHARE = 0.25  # of questions; guess
-WEB_LENGTHS = {1: 0.10, 2: 0.30, 3: 0.30, 4: 0.30}  # share of chains by number of operations; guesses
-QA_LENGTHS = {2: 0.34, 3: 0.33, 4: 0.33}
-PROBLEM_LENGTHS = {2: 0.34, 3: 0.33, 4: 0.33}
+WEB_LENGTHS = {1: 0.10, 2: 0.25, 3: 0.25, 4: 0.20, 5: 0.12, 6: 0.08}  # share of chains by number of operations; guesses
+QA_LENGTHS = {2: 0.25, 3: 0.25, 4: 0.20, 5: 0.15, 6: 0.15}
+PROBLEM_LENGTHS = {2: 0.20, 3: 0.20, 4: 0.20, 5: 0.20, 6: 0.20}
 
 # For a byte-level BPE (tokenizers.pre_tokenizers.Split, behaviour "isolated"): a move is one token, other digits stand alone.
 PRE_TOKENIZER = r"[+*-]\d|\d| ?\p{L}+| ?[^\s\p{L}\d+*-]+|[+*-]|\s+(?!\S)|\s+"
@@ -185,7 +185,7 @@ def lettered(chain: str) -> str:
 
 
 def _moves(chain: str) -> list[str]:
-    return [f"{letter}{chain[i : i + 2]}" for letter, i in zip("abcde", range(1, len(chain), 2), strict=False)]
+    return [f"{letter}{chain[i : i + 2]}" for letter, i in zip("abcdef", range(1, len(chain), 2), strict=False)]
 
 
 def _question(rng: Random, chain: str) -> str:

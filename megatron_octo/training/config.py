@@ -115,7 +115,9 @@ class Schedule:
                 f"min_lr {self.min_lr:g} and peak_lr {self.peak_lr:g}: need 0 <= min_lr <= peak_lr, peak_lr > 0"
             )
         if self.style is LearningRateStyle.CONSTANT and self.min_lr != self.peak_lr:
-            raise ConfigError(f"a constant schedule has one learning rate, not {self.peak_lr:g} and {self.min_lr:g}")
+            raise ConfigError(
+                f"a constant schedule has one learning rate, not {self.peak_lr:g} and {self.min_lr:g}; set both the same"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,44 @@
+"""The README shows only what runs: every shell line of it, but for those that .ci/run calls itself."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CALLED_BY_CI = ("make demo", "make test", ". .venv/bin/activate")
+BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+LINES = [line for block in BLOCKS for line in block.splitlines() if line not in CALLED_BY_CI]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_readme_line_runs(line: str, tmp_path: Path) -> None:
+    (tmp_path / "my_text.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
+    for made_by_the_demo in ("stable", "tokenizer"):
+        (tmp_path / "runs" / "tiny" / made_by_the_demo).mkdir(parents=True)
+    command = f"{Path(sys.executable).parent}/{line}"
+    run = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()
+
+
+def test_readme_names_what_ci_calls() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    for command in ("make demo", "make test"):
+        assert command in ci
+        assert any(command in block for block in BLOCKS)
+
+
+def test_contributing_recipe_loads(tmp_path: Path) -> None:
+    """The recipe that CONTRIBUTING.md shows is a recipe."""
+    source = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    assert source is not None
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / "runs.py").write_text(source[1])
+    command = [f"{Path(sys.executable).parent}/megatron-octo", "show", "my_lab.runs:ablation_7"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert "name: ablation_7" in run.stdout
+    assert "weight: 0.3" in run.stdout
