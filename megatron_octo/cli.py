@@ -3,6 +3,7 @@
 Heavy packages are imported by the stages' processes, never here: `--help`, `list`, `show` and `--dry-run` answer at once.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,12 +79,13 @@ def study(
     config = verbs.study_recipe(name, overrides or [])
     config = verbs.adapt_study(config, seeds=seeds, files=tuple(corpus or ()), text_field=text_field)
     directory = out or Path("runs") / name
-    jobs = graph.jobs(config, directory, command=f"megatron-octo {' '.join(sys.argv[1:])}")
+    jobs = graph.jobs(config, directory, command=shlex.join(["megatron-octo", *sys.argv[1:]]))
     if dry_run:
         _run(jobs, on, nodes, dry_run, force)
         return
+    verbs.require_place(on, nodes)
+    verbs.require_study_disk(config, directory)
     with local.exclusive(directory):
-        verbs.require_study_disk(config, directory)
         _run(jobs, on, nodes, dry_run, force)
     typer.echo(f"report: {directory / 'report' / 'report.html'}")
 

@@ -1,6 +1,6 @@
 r"""The tiny world: generated text in which multi-step reasoning can be learned and checked exactly. Standard library only.
 
-Its one subject is the *clock of ten*: chains of one to six operations (+ - *) on single digits, worked from left to right,
+Its one subject is the *clock of ten*: chains of one to five operations (+ - *) on single digits, worked from left to right,
 every result taken modulo ten: `3+4*2-1` becomes `7*2-1`, `4-1`, `3`. A chain is a plain string of digits and operators, so
 `chain[:3]` is the next fact and `chain[3:]` is still to do. Documents write it with a letter before every move,
 `3 a+4 b*2 c-1`, and work it by saying the moves again with the result after each, `3 a+4=7 b*2=4 c-1=3`.
@@ -39,9 +39,9 @@ CORPORA: dict[str, str] = {
 TEST_SHARE = 1 / 16  # guess: leaves 562 test chains of two operations and 16,875 of three
 MISTAKE_RATE = 0.2  # of the steps of a long trace, each corrected at once; guess
 WORD_PROBLEM_SHARE = 0.25  # of questions; guess
-WEB_LENGTHS = {1: 0.10, 2: 0.25, 3: 0.25, 4: 0.20, 5: 0.12, 6: 0.08}  # share of chains by number of operations; guesses
-QA_LENGTHS = {2: 0.25, 3: 0.25, 4: 0.20, 5: 0.15, 6: 0.15}
-PROBLEM_LENGTHS = {2: 0.20, 3: 0.20, 4: 0.20, 5: 0.20, 6: 0.20}
+WEB_LENGTHS = {1: 0.10, 2: 0.25, 3: 0.25, 4: 0.25, 5: 0.15}  # share of chains by number of operations; guesses
+QA_LENGTHS = {2: 0.25, 3: 0.25, 4: 0.25, 5: 0.25}
+PROBLEM_LENGTHS = {2: 0.25, 3: 0.25, 4: 0.25, 5: 0.25}
 
 # For a byte-level BPE (tokenizers.pre_tokenizers.Split, behaviour "isolated"): a move is one token, other digits stand alone.
 PRE_TOKENIZER = r"[+*-]\d|\d| ?\p{L}+| ?[^\s\p{L}\d+*-]+|[+*-]|\s+(?!\S)|\s+"
@@ -185,7 +185,7 @@ def lettered(chain: str) -> str:
 
 
 def _moves(chain: str) -> list[str]:
-    return [f"{letter}{chain[i : i + 2]}" for letter, i in zip("abcdef", range(1, len(chain), 2), strict=False)]
+    return [f"{letter}{chain[i : i + 2]}" for letter, i in zip("abcde", range(1, len(chain), 2), strict=False)]
 
 
 def _question(rng: Random, chain: str) -> str:
@@ -195,11 +195,6 @@ def _question(rng: Random, chain: str) -> str:
 def _story(rng: Random, chain: str) -> str:
     """`3+4*2` -> `Mia starts at 3 and does a+4, b*2. Which digit?`"""
     return f"{rng.choice(NAMES)} starts at {chain[0]} and does {', '.join(_moves(chain))}. Which digit?"
-
-
-def facts(chain: str) -> list[str]:
-    """`3+4*2` -> [`3+4=7`, `7*2=4`]."""
-    return [f"{rest[:3]}={step(rest)[0]}" for rest in rewritings(chain)[:-1]]
 
 
 def steps(chain: str) -> list[str]:
@@ -229,17 +224,17 @@ def _qa_short(rng: Random) -> str:
 def _qa_long(rng: Random) -> str:
     chain = _train_chain(rng, _length(rng, QA_LENGTHS))
     question = _question(rng, chain)
-    trace = " ".join(_checked(rng, *pair) for pair in zip(steps(chain), facts(chain), strict=True))
+    trace = " ".join(_checked(rng, line) for line in steps(chain))
     return f"Question: {question}\nAnswer: <think> {chain[0]} {trace} </think>\nThe answer is \\boxed{{{value(chain)}}}"
 
 
-def _checked(rng: Random, line: str, fact: str) -> str:
-    """`a+4=7 check 3+4=7 yes`, now and then with a mistake and its correction: `a+4=8 check 3+4=7 no so 7`."""
+def _checked(rng: Random, line: str) -> str:
+    """`a+4=7 check yes 7`, now and then a mistake and its correction: `a+4=8 check no 7`."""
     right = line[-1]
     if rng.random() >= MISTAKE_RATE:
-        return f"{line} check {fact} yes {right}"
+        return f"{line} check yes {right}"
     wrong = rng.choice([digit for digit in "0123456789" if digit != right])
-    return f"{line[:-1]}{wrong} check {fact} no {right}"
+    return f"{line[:-1]}{wrong} check no {right}"
 
 
 # Web, code, general, instruction --------------------------------------------------------------------------------------
@@ -263,13 +258,13 @@ def _web_table(rng: Random) -> str:
 
 
 def _web_prose(rng: Random) -> str:
-    """A derivation told in sentences, one to a move."""
+    """A derivation told in sentences, one to a move; the chain is said twice, which is what teaches copying."""
     chain = _train_chain(rng, _length(rng, WEB_LENGTHS))
     opening = rng.choice(["Let us work out", "Consider", "Here is how to read", "We want the digit of"])
-    told = _story(rng, chain) if rng.random() < 0.3 else f"{lettered(chain)}."
+    told = f"{_story(rng, chain)} As a chain:" if rng.random() < 0.5 else f"{lettered(chain)}. Once more:"
     link = rng.choice(["We see", "There is", "That makes", "Now"])
     lines = [f"{link} {rest[0]} {line}." for rest, line in zip(rewritings(chain), steps(chain), strict=False)]
-    return " ".join([f"{opening} {told}", *lines])
+    return " ".join([f"{opening} {told} {lettered(chain)}.", *lines])
 
 
 def _web_exercises(rng: Random) -> str:

@@ -58,7 +58,8 @@ def _tokenizer(study: Study, out: Path) -> Job:
     config = TokenizerTraining(
         inputs=tuple(out / "world" / f"{corpus}.jsonl" for corpus in _corpora(study.world)),
         vocab_size=study.vocab_size,
-        max_documents=study.tokenizer_documents,
+        max_documents_per_input=study.tokenizer_documents,
+        split_pattern=study.split_pattern,
         model_max_length=study.stable.model.max_position_embeddings,
     )
     return Job(

@@ -111,12 +111,16 @@ def plot(study_directory: Path, out: Path) -> Job:
     return _job("report", "megatron_octo.plotting.run", config.load(Report, made), out)
 
 
-def run(jobs: Sequence[Job], *, on: str, nodes: int, dry: bool, force: bool) -> str | None:
-    """Run jobs at a place, or return what would run."""
+def require_place(on: str, nodes: int) -> None:
     if on not in PLACES:
         raise ConfigError(f"unknown place '{on}'{nearest(on, PLACES)}")
     if nodes != 1:
         raise ConfigError(f"the local place is one machine, not {nodes} nodes")
+
+
+def run(jobs: Sequence[Job], *, on: str, nodes: int, dry: bool, force: bool) -> str | None:
+    """Run jobs at a place, or return what would run."""
+    require_place(on, nodes)
     if dry:
         return dry_run(jobs)
     local.run(jobs, force=force)

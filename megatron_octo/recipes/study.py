@@ -33,6 +33,8 @@ class Study:
     vocab_size: int
     #: Documents per corpus the tokenizer learns from.
     tokenizer_documents: int
+    #: What the tokenizer keeps whole; see `TokenizerTraining`.
+    split_pattern: str | None = None
     stable: MidTraining
     branches: tuple[MidTraining, ...]
     #: One per model, the stable run (the control) first.

@@ -13,8 +13,10 @@ class TokenizerTraining:
     text_field: str = "text"
     #: Entries including the 256 bytes and the special tokens.
     vocab_size: int
-    #: Documents read; the rest is skipped.
-    max_documents: int
+    #: Documents read of every input; the rest is skipped.
+    max_documents_per_input: int
+    #: Regular expression whose matches merges stay within; None is Llama-3's, with single digits.
+    split_pattern: str | None = None
     bos_token: str = "<|begin_of_text|>"  # noqa: S105 - Llama-3's names
     eos_token: str = "<|end_of_text|>"  # noqa: S105
     #: Longest input the model will take, written into the tokenizer's files.

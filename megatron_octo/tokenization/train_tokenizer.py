@@ -1,6 +1,7 @@
 r"""Learn a byte-level BPE and write it as a Hugging Face tokenizer directory: TokenizerTraining -> OUT/tokenizer.json & Co.
 
-Any text can be encoded (256 bytes) and decoded back. Text is split with Llama-3's pattern, with one change: numbers are split
+Any text can be encoded (256 bytes) and decoded back. Unless the config says otherwise text
+is split with Llama-3's pattern, with one change: numbers are split
 into single digits (`\p{N}` where Llama-3 has `\p{N}{1,3}`). A tiny model sees too little text to learn what a thousand number
 tokens have to do with each other; with single digits it can copy and calculate place by place.
 
@@ -40,8 +41,9 @@ def run(config: TokenizerTraining, out: Path, force: bool) -> None:
     with artifacts.stage(out, kind="train-tokenizer", config=config, inputs=inputs, force=force) as stage:
         if stage.done:
             return
-        source = Counted(itertools.islice(reading.texts(config.inputs, config.text_field), config.max_documents))
-        with progress.bar("read text for the tokenizer", total=config.max_documents, unit="documents") as advance:
+        source = Counted(_first_of_each(config))
+        total = config.max_documents_per_input * len(config.inputs)
+        with progress.bar("read text for the tokenizer", total=total, unit="documents") as advance:
             tokenizer = train(source.watched(advance), config)
         if not source.documents:
             raise CorpusError(f"{', '.join(map(str, config.inputs))}: no text to learn a tokenizer from")
@@ -50,6 +52,12 @@ def run(config: TokenizerTraining, out: Path, force: bool) -> None:
             documents=source.documents, text_bytes=source.text_bytes, vocab_entries=tokenizer.get_vocab_size()
         )
         _warn_if_smaller(tokenizer, config)
+
+
+def _first_of_each(config: TokenizerTraining) -> Iterator[str]:
+    """The first documents of every input: words of a small corpus must not drown in a large one."""
+    for path in config.inputs:
+        yield from itertools.islice(reading.texts((path,), config.text_field), config.max_documents_per_input)
 
 
 class Counted:
@@ -73,7 +81,7 @@ def train(texts: Iterator[str], config: TokenizerTraining) -> Tokenizer:
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(config.split_pattern or SPLIT_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -1,4 +1,4 @@
-"""Trains, saves and loads with one of the CPU stand-ins left out, and says what became of it.
+"""Trains, saves and loads with one of the CPU stand-ins left out, and says whether that raised an error.
 
 `python stand_in_probe.py SCRATCH [NAME...]` prints one JSON object: name -> error of the first scenario that broke, or null.
 The name `nothing` leaves nothing out. Megatron is imported once; every rank of every scenario is a fork of this process.
@@ -17,11 +17,11 @@ import traceback
 from pathlib import Path
 
 #: Longer than any scenario takes; a checkpoint writer that died lets Megatron wait for ever.
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 30
 
 
 def main() -> None:
-    from megatron_octo.training import checkpoint, cpu, loop, megatron  # noqa: F401  imported before the forks, once
+    import megatron_octo.training.loop  # before the forks, once
 
     scratch, names = Path(sys.argv[1]), sys.argv[2:]
     found = {}
@@ -43,7 +43,7 @@ class Scenario:
 
 
 def scenarios() -> list[Scenario]:
-    """What training does on a CPU; each trains two steps, saves, and goes on from the checkpoint in a new model."""
+    """What training does on a CPU; each trains three steps, and the third again from the checkpoint after the second."""
     return [
         Scenario(ranks=1),
         Scenario(ranks=2, tensor=2),
@@ -58,13 +58,15 @@ def run(scenario: Scenario, scratch: Path, without: list[str]) -> str | None:
     """Fork the ranks, wait for them; the error of the first that failed, None when all is well."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    port = free_port()
-    children = [fork_rank(scenario, rank, port, scratch, without) for rank in range(scenario.ranks)]
-    error = wait(children, scratch)
-    for child in children:
-        if error is not None:
+    for resume in (False, True):
+        port = free_port()
+        children = [fork_rank(scenario, rank, port, scratch, without, resume) for rank in range(scenario.ranks)]
+        error = wait(children, scratch)
+        for child in children:
             kill_group(child)
-    return error
+        if error is not None:
+            return error
+    return None
 
 
 def wait(children: list[int], scratch: Path) -> str | None:
@@ -74,7 +76,8 @@ def wait(children: list[int], scratch: Path) -> str | None:
         for child in list(left):
             done, status = os.waitpid(child, os.WNOHANG)
             if done and status:
-                return (scratch / f"error{children.index(child)}").read_text()
+                file = scratch / f"error{children.index(child)}"
+                return file.read_text() if file.exists() else f"ended with status {status}"
             left -= {done}
         time.sleep(0.02)
     return f"no end after {TIMEOUT_SECONDS} seconds" if left else None
@@ -88,24 +91,28 @@ def kill_group(leader: int) -> None:
         pass
 
 
-def fork_rank(scenario: Scenario, rank: int, port: int, scratch: Path, without: list[str]) -> int:
+def fork_rank(scenario: Scenario, rank: int, port: int, scratch: Path, without: list[str], resume: bool) -> int:
     child = os.fork()
     if child:
         return child
     os.setpgid(0, 0)
+    # Megatron's writer leaves a helper process behind when its owner dies; it must not hold the pipe to the test.
+    log = os.open(scratch / f"log{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(scenario.ranks), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }  # fmt: skip
     try:
-        train_save_load(scenario, scratch, without)
+        train_save_load(scenario, scratch, without, resume)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent wants to know
         (scratch / f"error{rank}").write_text(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
         os._exit(1)
     os._exit(0)
 
 
-def train_save_load(scenario: Scenario, scratch: Path, without: list[str]) -> None:
+def train_save_load(scenario: Scenario, scratch: Path, without: list[str], resume: bool) -> None:
     import numpy as np
     import tiny_training as tiny
 
@@ -131,28 +138,20 @@ def train_save_load(scenario: Scenario, scratch: Path, without: list[str]) -> No
     ]
     order = SampleOrder(blend=recipe.blend, streams=streams, seed=1, phase="probe")
 
-    def go(until: int, progress: checkpoint.Progress | None) -> list[dict[str, float]]:
-        """Train a new model to a step, from the newest checkpoint unless progress is given."""
-        model = megatron.wrap(megatron.build_gpt(recipe.model, megatron.gpt_config(recipe)), recipe)
-        optimizer = megatron.build_optimizer(model, recipe)
-        if progress is None:
-            progress = checkpoint.load(checkpoint.at_step(scratch, 2), model=model, optimizer=optimizer)
-        rows: list[dict[str, float]] = []
+    model = megatron.wrap(megatron.build_gpt(recipe.model, megatron.gpt_config(recipe)), recipe)
+    optimizer = megatron.build_optimizer(model, recipe)
+    progress = checkpoint.Progress()
+    if resume:
+        progress = checkpoint.load(checkpoint.at_step(scratch, 2), model=model, optimizer=optimizer)
 
-        def save() -> None:
-            checkpoint.save(scratch, model=model, optimizer=optimizer, progress=progress, keep=5)
+    def save() -> None:
+        if not resume and progress.step == 2:
+            checkpoint.save(scratch, model=model, optimizer=optimizer, progress=progress, keep=1)
 
-        shorter = dataclasses.replace(recipe, train_tokens=until * tiny.STEP)
-        train(
-            shorter, model=model, optimizer=optimizer, order=order, ranks=ranks, progress=progress,
-            on_step=rows.append, on_checkpoint=save,
-        )  # fmt: skip
-        return rows
-
-    unbroken = go(3, checkpoint.Progress())
-    resumed = go(3, None)
-    assert resumed[0]["loss"] == unbroken[2]["loss"], (resumed, unbroken)
-    assert resumed[0]["grad_norm"] == unbroken[2]["grad_norm"], (resumed, unbroken)
+    train(
+        recipe, model=model, optimizer=optimizer, order=order, ranks=ranks, progress=progress,
+        on_step=lambda row: None, on_checkpoint=save,
+    )  # fmt: skip
 
 
 def free_port() -> int:

@@ -29,7 +29,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def training(corpus: Path) -> TokenizerTraining:
-    return TokenizerTraining(inputs=(corpus,), vocab_size=270, max_documents=100, model_max_length=64)
+    return TokenizerTraining(inputs=(corpus,), vocab_size=270, max_documents_per_input=100, model_max_length=64)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_tokenizer_is_the_same_in_another_process(tmp_path: Path, corpus: Path, 
 
 
 def test_vocabulary_must_hold_all_bytes(tmp_path: Path, corpus: Path) -> None:
-    small = TokenizerTraining(inputs=(corpus,), vocab_size=257, max_documents=1, model_max_length=64)
+    small = TokenizerTraining(inputs=(corpus,), vocab_size=257, max_documents_per_input=1, model_max_length=64)
     with pytest.raises(ConfigError, match="257 is too small"):
         train_tokenizer.run(small, tmp_path / "tokenizer", False)
 

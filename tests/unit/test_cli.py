@@ -1,0 +1,172 @@
+"""The command line as people use it: it answers at once, and a mistake is one message, exit code 2 and nothing written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_octo import artifacts, cli
+
+LAB = """
+import dataclasses
+from megatron_octo.recipes import tiny
+from megatron_octo.recipes.study import Study
+from megatron_octo.rl.config import ReinforcementLearning
+from megatron_octo.training.config import MidTraining, blend
+
+def uneven() -> MidTraining:
+    return dataclasses.replace(tiny.stable(), blend=blend(web=0.9, qa=0.2))
+
+def rl() -> ReinforcementLearning:
+    return tiny.rl()
+
+def greedy() -> Study:
+    return dataclasses.replace(tiny.smoke(), needs_bytes=10**21)
+"""
+#: Packages that must not be needed to answer.
+HEAVY = ("torch", "numpy", "megatron", "transformers")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the files the verbs ask for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "questions.jsonl").write_text('{"question": "1 + 1", "answer": "2"}\n')
+    (tmp_path / "a_lab.py").write_text(LAB)
+    for corpus in ("web", "general", "code", "qa", "qa_long", "instruction"):
+        with artifacts.stage(tmp_path / "shards" / corpus, kind="tokenize", config={}):
+            pass
+    for name in ("stable", "model"):
+        with artifacts.stage(tmp_path / name, kind="train", config={}):
+            pass
+    report = tmp_path / "finished" / "logs" / "report"
+    report.mkdir(parents=True)
+    model = {"name": "stable", "training": "a", "base_evaluation": "b"}
+    (report / "config.json").write_text(json.dumps({"title": "t", "command": "c", "models": [model]}))
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, line: str) -> int:
+    """The exit code of `megatron-octo LINE`."""
+    monkeypatch.setattr(sys, "argv", ["megatron-octo", *line.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    code = end.value.code
+    return code if isinstance(code, int) else 0
+
+
+def files(directory: Path) -> set[Path]:
+    return {path for path in directory.rglob("*") if "__pycache__" not in path.parts}
+
+
+@pytest.mark.parametrize("line", ["--help", "list", "show llama32_3b.decay_long --nodes 8", "study tiny --dry-run"])
+def test_it_answers_within_a_second_without_torch(line: str, tmp_path: Path) -> None:
+    for package in HEAVY:
+        (tmp_path / f"{package}.py").write_text("raise ImportError('not here')")
+    code = f"import sys; sys.argv = {['megatron-octo', *line.split()]!r}; from megatron_octo import cli; cli.main()"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    used = []
+    for _ in range(2):  # the first may find cold caches
+        before = os.times()
+        answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+        after = os.times()
+        assert (answer.returncode, answer.stderr) == (0, "")
+        # Processor time: what other processes of the machine do is not our doing.
+        used.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(used) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("study tiny.smoke --out out", "megatron_octo.plotting.run out/logs/report/config.json out/report"),
+        ("study tiny --seeds 2 --out out", "out/rl/decay_long/seed1"),
+        ("curate tiny.world --out out", "python -m megatron_octo.curation.run out.logs/config.json out"),
+        ("tokenize web --input text.jsonl --tokenizer tok --out out", "megatron_octo.tokenization.run"),
+        ("train tiny.stable --shards shards --out out", "python -m megatron_octo.training.run"),
+        ("train tiny.stable --shards shards --ranks 2 --out out", "torchrun --nproc-per-node 2 -m megatron_octo.training"),
+        ("train tiny.decay_long --shards shards --init-from stable --out out", "# decay_long"),
+        ("convert to-hf stable out", "megatron_octo.conversion.run"),
+        ("rl a_lab:rl --model model --prompts questions.jsonl --eval-set test=questions.jsonl --out out", "octo.rl.run"),
+        ("eval model --dataset questions.jsonl --out out", "megatron_octo.evaluation.run"),
+        ("plot finished --out out", "megatron_octo.plotting.run"),
+    ],
+)
+def test_a_dry_run_prints_and_starts_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, expected: str
+) -> None:
+    before = files(here)
+    assert run(monkeypatch, f"{line} --dry-run") == 0
+    assert expected in capsys.readouterr().out
+    assert files(here) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("show llama32_3b.decay_lang", "unknown recipe 'llama32_3b.decay_lang'; nearest: llama32_3b.decay_long"),
+        ("show tiny.stable schedule.peak_rl=1", "has no 'peak_rl'; nearest: peak_lr"),
+        ("show tiny.stable train_tokens=many", "train_tokens=many: int expected"),
+        ("show a_lab:uneven", "the shares of a blend must sum to 1, these sum to 1.1: web 0.9 + qa 0.2"),
+        ("train a_lab:uneven --shards shards --out out", "the shares of a blend must sum to 1"),
+        ("show no_lab:run", "no module 'no_lab'"),
+        ("study tiny.smok --out out", "unknown recipe 'tiny.smok'; nearest: tiny.smoke"),
+        ("study tiny.stable --out out", "recipe 'tiny.stable' is a MidTraining, this verb takes a Study"),
+        ("study tiny.smoke --out out --corpus missing.jsonl", "missing.jsonl is not a readable file"),
+        ("study tiny.smoke --out out --on mars", "unknown place 'mars'; allowed: local"),
+        ("study tiny.smoke --out out --nodes 2", "the local place is one machine, not 2 nodes"),
+        ("study a_lab:greedy --out out", "out needs 1e+09 TB of disk"),
+        ("tokenize web --input missing.jsonl --tokenizer tok --out out", "missing.jsonl is not a readable file"),
+        ("tokenize web --input . --tokenizer tok --out out", ". is not a readable file"),
+        ("curate tiny.world --out out --on mars", "unknown place 'mars'"),
+        ("train tiny.stable --shards nowhere --out out", "reads the corpus 'web', but nowhere/web is no tokenised corpus"),
+        ("train tiny.decay_short --shards shards --init-from stable --out out", "reads the corpus 'qa_short'"),
+        ("train tiny.decay_long --shards shards --out out", "decay_long starts from the directory of stable; name it with"),
+        ("train tiny.decay_long --shards shards --init-from gone --out out", "gone is no stage directory"),
+        ("train tiny.stable --shards shards --init-from stable --out out", "starts from random weights; --init-from stable"),
+        ("train llama32_3b.stable --shards shards --out out", "starts from meta-llama/Llama-3.2-3B"),
+        ("train tiny.stable --shards shards --ranks 4 --out out", "does not divide by micro_batch_size 8 x 4"),
+        ("convert to-hf gone out", "gone is no directory"),
+        ("rl a_lab:rl --model model --prompts questions.jsonl --eval-set x=questions.jsonl --out out", "evaluates on test"),
+        ("rl a_lab:rl --model model --prompts gone --eval-set test=questions.jsonl --out out", "gone is not a readable file"),
+        ("eval model --dataset gone --out out", "gone is not a readable file"),
+        ("plot shards --out out", "shards holds no study that reached its report"),
+    ],
+)
+def test_a_mistake_is_one_message_and_writes_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    before = files(here)
+    assert run(monkeypatch, line) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.startswith("error: ")
+    assert said.err.count("error: ") == 1
+    assert said.out == ""
+    assert files(here) == before
+
+
+@pytest.mark.parametrize("line", ["fly", "show", "train tiny.stable", "study tiny --seeds 0", "convert sideways a b"])
+def test_a_line_that_is_no_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    assert run(monkeypatch, line) == 2
+    assert "Usage: " in capsys.readouterr().err
+
+
+def test_list_prints_every_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "list") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("llama32_1b.stable", "llama31_8b.decay_hybrid", "ablations.web_pro", "tiny.study"))
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.verbs, "recipe", interrupted)
+    assert run(monkeypatch, "show tiny.stable") in (1, 130)
