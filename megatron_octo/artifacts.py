@@ -148,7 +148,7 @@ def read_mark(directory: Path) -> dict[str, Any] | None:
         mark = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{file} cannot be read ({error}); pass --force to redo the stage") from error
-    if not isinstance(mark, dict) or not MARK_KEYS <= mark.keys():
+    if not isinstance(mark, dict) or not mark.keys() >= MARK_KEYS:
         raise ArtifactError(f"{file} cannot be read (not the mark of a stage); pass --force to redo the stage")
     return mark
 

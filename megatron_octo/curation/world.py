@@ -7,7 +7,7 @@ every result taken modulo ten: `3+4*2-1` becomes `7*2-1`, `4-1`, `3`. A chain is
 
 That notation is a measurement, not a whim (22 Nov 2026, two layers of width 96): copying from a bare chain fails at our
 token budgets, because the same digits and operators occur again and again. A letter is a key that occurs once, and an
-induction head of two layers looks up what follows it, if that is *one token*: use `PRE_TOKENIZER`, which keeps `+4` whole.
+induction head of two layers looks up what follows it, if that is *one token*: the study's tokenizer keeps `+4` whole.
 
 Every document depends only on (corpus, seed, number), so shards can be made in any order and on any number of processes.
 
@@ -30,7 +30,7 @@ CORPORA: dict[str, str] = {
     "web": "math web text: facts, tables and derivations in many phrasings (for MegaMath-Web-Pro-Max)",
     "general": "little stories without arithmetic (for DCLM-baseline)",
     "code": "text and code: snippets with the printed result (for MegaMath Text-Code-Block)",
-    "qa": "terse QA: bare steps, half with none at all (for MegaMath-QA)",
+    "qa": "terse QA: the answer without a step (for MegaMath-QA, whose answers do have steps)",
     "qa_short": "short chain of thought: one lettered step after the other (for OpenMathInstruct2)",
     "qa_long": "long chain of thought in <think> tags, with checks, planted mistakes and corrections (for OpenR1)",
     "instruction": "User/Assistant turns, half of them about the clock of ten (for TULU3, WildChat, UltraChat)",
@@ -42,9 +42,6 @@ WORD_PROBLEM_SHARE = 0.25  # of questions; guess
 WEB_LENGTHS = {1: 0.10, 2: 0.25, 3: 0.25, 4: 0.25, 5: 0.15}  # share of chains by number of operations; guesses
 QA_LENGTHS = {2: 0.25, 3: 0.25, 4: 0.25, 5: 0.25}
 PROBLEM_LENGTHS = {2: 0.25, 3: 0.25, 4: 0.25, 5: 0.25}
-
-# For a byte-level BPE (tokenizers.pre_tokenizers.Split, behaviour "isolated"): a move is one token, other digits stand alone.
-PRE_TOKENIZER = r"[+*-]\d|\d| ?\p{L}+| ?[^\s\p{L}\d+*-]+|[+*-]|\s+(?!\S)|\s+"
 
 Split = Literal["train", "test"]
 
@@ -209,10 +206,9 @@ def worked(chain: str) -> str:
 
 
 def _qa(rng: Random) -> str:
+    # No steps, so that chains of thought in answers are what the decay branches add. Web text does work chains out.
     chain = _train_chain(rng, _length(rng, QA_LENGTHS))
-    question = _question(rng, chain)
-    work = f" {worked(chain)}" if rng.random() < 0.5 else ""
-    return f"Question: {question}\nAnswer:{work} \\boxed{{{value(chain)}}}"
+    return f"Question: {_question(rng, chain)}\nAnswer: \\boxed{{{value(chain)}}}"
 
 
 def _qa_short(rng: Random) -> str:

@@ -52,7 +52,7 @@ HYBRID_BLEND = blend(general=0.05, instruction=0.10, web=0.55, qa_short=0.20, qa
 PEAK_LR = 3e-3
 STEP = BATCH * SEQ_LENGTH
 STABLE_STEPS = 2_400
-DECAY_STEPS = 500
+DECAY_STEPS = 400
 
 
 def world() -> TinyWorld:
@@ -138,7 +138,7 @@ def rl(init_from: str = "stable") -> ReinforcementLearning:
         ),
         clip_epsilon=0.2,
         max_grad_norm=1.0,
-        eval_interval=10,
+        eval_interval=5,
         eval_sets=("test",),
     )
 

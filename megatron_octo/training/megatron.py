@@ -83,7 +83,7 @@ def _join(backend: str) -> None:
     if "WORLD_SIZE" in os.environ:
         torch.distributed.init_process_group(backend, timeout=timeout)
     else:
-        store = torch.distributed.HashStore()
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # not in __all__
         torch.distributed.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
 
 

@@ -75,7 +75,9 @@ def branches(root: Path) -> list[tiny.Job]:
     return [
         tiny.job(root, "whole", whole),
         *(
-            tiny.job(root, state.value, tiny.branch(whole, state.value, steps=3, at_step=3, state=state), parent="whole")
+            tiny.job(
+                root, state.value, tiny.branch(whole, state.value, steps=3, at_step=3, state=state), parent="whole"
+            )
             for state in OptimizerState
         ),
     ]

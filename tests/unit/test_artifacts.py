@@ -61,9 +61,9 @@ def test_a_failing_block_leaves_it_undone(tmp_path: Path, error: type[BaseExcept
 
 @pytest.mark.parametrize("resumable", [False, True])
 def test_only_a_resumable_stage_finds_what_a_failed_try_left(tmp_path: Path, resumable: bool) -> None:
-    with pytest.raises(RuntimeError), artifacts.stage(tmp_path, kind="make", config={}, resumable=resumable) as stage:
-        (stage.directory / "half").write_text("half")
+    with pytest.raises(RuntimeError), artifacts.stage(tmp_path, kind="make", config={}, resumable=resumable):
         raise RuntimeError
+    (tmp_path / "half").write_text("half")
     with artifacts.stage(tmp_path, kind="make", config={}, resumable=resumable) as stage:
         assert (stage.directory / "half").exists() is resumable
 

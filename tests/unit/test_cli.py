@@ -72,7 +72,9 @@ def test_it_answers_within_a_second_without_torch(line: str, tmp_path: Path) -> 
     used = []
     for _ in range(2):  # the first may find cold caches
         before = os.times()
-        answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+        answer = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        )
         after = os.times()
         assert (answer.returncode, answer.stderr) == (0, "")
         # Processor time: what other processes of the machine do is not our doing.
@@ -88,10 +90,16 @@ def test_it_answers_within_a_second_without_torch(line: str, tmp_path: Path) -> 
         ("curate tiny.world --out out", "python -m megatron_octo.curation.run out.logs/config.json out"),
         ("tokenize web --input text.jsonl --tokenizer tok --out out", "megatron_octo.tokenization.run"),
         ("train tiny.stable --shards shards --out out", "python -m megatron_octo.training.run"),
-        ("train tiny.stable --shards shards --ranks 2 --out out", "torchrun --nproc-per-node 2 -m megatron_octo.training"),
+        (
+            "train tiny.stable --shards shards --ranks 2 --out out",
+            "torchrun --nproc-per-node 2 -m megatron_octo.training",
+        ),
         ("train tiny.decay_long --shards shards --init-from stable --out out", "# decay_long"),
         ("convert to-hf stable out", "megatron_octo.conversion.run"),
-        ("rl a_lab:rl --model model --prompts questions.jsonl --eval-set test=questions.jsonl --out out", "octo.rl.run"),
+        (
+            "rl a_lab:rl --model model --prompts questions.jsonl --eval-set test=questions.jsonl --out out",
+            "octo.rl.run",
+        ),
         ("eval model --dataset questions.jsonl --out out", "megatron_octo.evaluation.run"),
         ("plot finished --out out", "megatron_octo.plotting.run"),
     ],
@@ -123,16 +131,34 @@ def test_a_dry_run_prints_and_starts_nothing(
         ("tokenize web --input missing.jsonl --tokenizer tok --out out", "missing.jsonl is not a readable file"),
         ("tokenize web --input . --tokenizer tok --out out", ". is not a readable file"),
         ("curate tiny.world --out out --on mars", "unknown place 'mars'"),
-        ("train tiny.stable --shards nowhere --out out", "reads the corpus 'web', but nowhere/web is no tokenised corpus"),
+        (
+            "train tiny.stable --shards nowhere --out out",
+            "reads the corpus 'web', but nowhere/web is no tokenised corpus",
+        ),
         ("train tiny.decay_short --shards shards --init-from stable --out out", "reads the corpus 'qa_short'"),
-        ("train tiny.decay_long --shards shards --out out", "decay_long starts from the directory of stable; name it with"),
+        (
+            "train tiny.decay_long --shards shards --out out",
+            "decay_long starts from the directory of stable; name it with",
+        ),
         ("train tiny.decay_long --shards shards --init-from gone --out out", "gone is no stage directory"),
-        ("train tiny.stable --shards shards --init-from stable --out out", "starts from random weights; --init-from stable"),
+        (
+            "train tiny.stable --shards shards --init-from stable --out out",
+            "starts from random weights; --init-from stable",
+        ),
         ("train llama32_3b.stable --shards shards --out out", "starts from meta-llama/Llama-3.2-3B"),
-        ("train tiny.stable --shards shards --ranks 4 --out out", "does not divide by micro_batch_size 8 x 4"),
+        (
+            "train tiny.stable --shards shards --ranks 4 --out out global_batch_size=16 micro_batch_size=8",
+            "does not divide by micro_batch_size 8 x 4",
+        ),
         ("convert to-hf gone out", "gone is no directory"),
-        ("rl a_lab:rl --model model --prompts questions.jsonl --eval-set x=questions.jsonl --out out", "evaluates on test"),
-        ("rl a_lab:rl --model model --prompts gone --eval-set test=questions.jsonl --out out", "gone is not a readable file"),
+        (
+            "rl a_lab:rl --model model --prompts questions.jsonl --eval-set x=questions.jsonl --out out",
+            "evaluates on test",
+        ),
+        (
+            "rl a_lab:rl --model model --prompts gone --eval-set test=questions.jsonl --out out",
+            "gone is not a readable file",
+        ),
         ("eval model --dataset gone --out out", "gone is not a readable file"),
         ("plot shards --out out", "shards holds no study that reached its report"),
     ],
@@ -161,7 +187,9 @@ def test_a_line_that_is_no_command(
 def test_list_prints_every_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "list") == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("llama32_1b.stable", "llama31_8b.decay_hybrid", "ablations.web_pro", "tiny.study"))
+    assert all(
+        name in out for name in ("llama32_1b.stable", "llama31_8b.decay_hybrid", "ablations.web_pro", "tiny.study")
+    )
 
 
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from megatron_octo import recipes
 from megatron_octo.errors import ResourceError
 from megatron_octo.launch import doctor, study
-from megatron_octo import recipes
 
 
 def test_every_stage_of_a_study_is_examined() -> None:

@@ -221,10 +221,12 @@ def test_jobs_of_several_ranks_side_by_side_have_ports_of_their_own(root: Path) 
 
 
 def test_a_directory_has_one_run_at_a_time(root: Path) -> None:
-    with local.exclusive(root / "study"):
-        with pytest.raises(ResourceError, match=f"study is in use by process {os.getpid()}; wait for it or stop it"):
-            with local.exclusive(root / "study"):
-                pass
+    second = local.exclusive(root / "study")
+    with (
+        local.exclusive(root / "study"),
+        pytest.raises(ResourceError, match=f"study is in use by process {os.getpid()}; wait for it or stop it"),
+    ):
+        second.__enter__()
     with local.exclusive(root / "study"):
         pass
 
@@ -232,7 +234,9 @@ def test_a_directory_has_one_run_at_a_time(root: Path) -> None:
 @pytest.fixture
 def launcher(root: Path) -> Any:
     """`run` with two ranks that wait for ever, in a process of its own."""
-    process = subprocess.Popen([sys.executable, str(root / "launcher_under_test.py"), str(root)], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, str(root / "launcher_under_test.py"), str(root)], stderr=subprocess.PIPE
+    )
     assert wait_until(lambda: len(pids(root)) == 2)
     yield process
     process.kill()

@@ -92,7 +92,7 @@ def test_studies_that_cannot_be() -> None:
     study: Study = recipes.load("tiny.study")
     with pytest.raises(ConfigError, match="seeds is 0"):
         dataclasses.replace(study, seeds=0)
-    with pytest.raises(ConfigError, match="starts from decay_long, which the study does not train: .*stable"):
+    with pytest.raises(ConfigError, match=r"starts from decay_long, which the study does not train: .*stable"):
         dataclasses.replace(study, branches=study.branches[1:])
     books = dataclasses.replace(study.stable, blend=blend(books=1.0))
     with pytest.raises(ConfigError, match="stable reads books, which the world does not write"):

@@ -68,7 +68,9 @@ def test_shares_with_too_many_decimals() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4096, 4097])
 def test_a_permutation_visits_everything_once_and_depends_on_the_key(size: int) -> None:
-    first, second = (permute(np.arange(size), size=size, key=key) for key in (b"1234/stable/web/0", b"1234/stable/web/1"))
+    first, second = (
+        permute(np.arange(size), size=size, key=key) for key in (b"1234/stable/web/0", b"1234/stable/web/1")
+    )
     assert sorted(first) == sorted(second) == list(range(size))
     if size >= 16:
         # Independent permutations agree in one place on average.

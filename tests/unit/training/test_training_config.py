@@ -9,6 +9,7 @@ from megatron_octo import recipes
 from megatron_octo.config import override
 from megatron_octo.errors import ConfigError
 from megatron_octo.training.config import (
+    Blend,
     LearningRateStyle,
     MidTraining,
     ModelConfig,
@@ -16,13 +17,21 @@ from megatron_octo.training.config import (
     Parallelism,
     Schedule,
     Share,
-    Blend,
     blend,
 )
 
 
 def stable() -> MidTraining:
-    return recipes.load("tiny.stable")
+    """A phase with numbers of its own: the tiny study's are tuned now and then."""
+    model = ModelConfig(
+        num_layers=3, hidden_size=96, ffn_hidden_size=256, num_attention_heads=4, num_query_groups=2, kv_channels=24,
+        vocab_size=384, max_position_embeddings=512,
+    )  # fmt: skip
+    return MidTraining(
+        name="stable", model=model, init_from=None, tokenizer="none", blend=blend(web=0.9, qa=0.1),
+        train_tokens=900 * 4096, seq_length=256, global_batch_size=16, micro_batch_size=8,
+        schedule=Schedule(style=LearningRateStyle.CONSTANT, peak_lr=3e-3, min_lr=3e-3), save_interval_tokens=200 * 4096,
+    )  # fmt: skip
 
 
 def test_steps_and_tokens() -> None:
@@ -50,7 +59,9 @@ def test_blends_that_cannot_be(shares: dict[str, float], message: str) -> None:
 
 @pytest.mark.parametrize("weights", [[0.1] * 10, [0.7, 0.2, 0.1], [0.55, 0.1, 0.05, 0.15, 0.15], [1.0]])
 def test_decimals_that_sum_to_one_do(weights: list[float]) -> None:
-    assert len(Blend(shares=tuple(Share(corpus=f"c{i}", weight=w) for i, w in enumerate(weights))).shares) == len(weights)
+    assert len(Blend(shares=tuple(Share(corpus=f"c{i}", weight=w) for i, w in enumerate(weights))).shares) == len(
+        weights
+    )
 
 
 def test_a_corpus_appears_once() -> None:
@@ -132,7 +143,9 @@ def test_a_branch_changes_what_it_says_and_no_more() -> None:
         name="b", blend=blend(qa=1.0), train_tokens=8192, schedule=schedule, optimizer_state=OptimizerState.RESET
     )
     changed = {
-        field.name for field in dataclasses.fields(branch) if getattr(branch, field.name) != getattr(stable(), field.name)
+        field.name
+        for field in dataclasses.fields(branch)
+        if getattr(branch, field.name) != getattr(stable(), field.name)
     }
     assert changed == {"name", "blend", "train_tokens", "schedule", "branch_point"}
     assert branch.branch_point is not None
