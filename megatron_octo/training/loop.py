@@ -40,6 +40,8 @@ def train(
         started = time.perf_counter()
         rate = learning_rate(recipe.schedule, tokens=progress.tokens, train_tokens=recipe.trained_tokens)
         megatron.set_learning_rate(optimizer, rate, recipe.optimizer.weight_decay)
+        # An optimizer that is not distributed leaves the gradient buffer in `param.grad`, where the backward pass would add to it.
+        optimizer.zero_grad()
         losses = forward_backward(recipe, model=model, order=order, ranks=ranks, step=progress.step)
         succeeded, grad_norm, _ = optimizer.step()
         assert succeeded, "fp32 and bf16 training have no loss scale to skip a step for"

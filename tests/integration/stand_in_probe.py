@@ -65,7 +65,8 @@ def run(scenario: Scenario, scratch: Path, without: list[str]) -> str | None:
             kill_group(child)
         if error is not None:
             return error
-    return None
+    unbroken, resumed = (json.loads((scratch / name).read_text()) for name in ("unbroken", "resumed"))
+    return None if resumed == unbroken[-1:] else f"resumed {resumed} is not the end of {unbroken}"
 
 
 def wait(children: list[int], scratch: Path) -> str | None:
@@ -145,14 +146,18 @@ def train_save_load(scenario: Scenario, scratch: Path, without: list[str], resum
     if resume:
         progress = checkpoint.load(checkpoint.at_step(scratch, 2), model=model, optimizer=optimizer)
 
+    rows = []
+
     def save() -> None:
         if not resume and progress.step == 2:
             checkpoint.save(scratch, model=model, optimizer=optimizer, progress=progress, keep=1)
 
     train(
         recipe, model=model, optimizer=optimizer, order=order, ranks=ranks, progress=progress,
-        on_step=lambda row: None, on_checkpoint=save,
+        on_step=lambda row: rows.append({key: row[key] for key in ("step", "loss", "grad_norm")}), on_checkpoint=save,
     )  # fmt: skip
+    if ranks.rank == 0:
+        (scratch / ("resumed" if resume else "unbroken")).write_text(json.dumps(rows))
 
 
 def check_random_state() -> None:

@@ -17,6 +17,7 @@ from megatron_octo.training import cpu
 
 PROBE = Path(__file__).with_name("stand_in_probe.py")
 NO_CUDA = "Torch not compiled with CUDA enabled"
+WORKS = ("one", "bf16", "plain_optimizer")
 #: What breaks without a stand-in, and where.
 BREAKS = {
     **{f"one:{module}": NO_CUDA for module in cpu.MODULES if module != "pipeline_parallel.p2p_communication"},
@@ -28,10 +29,14 @@ BREAKS = {
 
 
 @pytest.fixture(scope="module")
-def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("probe")
+
+
+@pytest.fixture(scope="module")
+def errors(scratch: Path) -> dict[str, str | None]:
     """Error by scenario and name; one process imports Megatron for all of them."""
-    command = [sys.executable, str(PROBE), str(tmp_path_factory.mktemp("probe")), *BREAKS]
-    command += ["bf16:nothing", "plain_optimizer:nothing"]
+    command = [sys.executable, str(PROBE), str(scratch), *BREAKS, *(f"{scenario}:nothing" for scenario in WORKS)]
     probe = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500
     )
@@ -46,6 +51,16 @@ def test_without_it_something_breaks(errors: dict[str, str | None], left_out: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["bf16", "plain_optimizer"])
-def test_with_all_of_them_nothing_does(errors: dict[str, str | None], scenario: str) -> None:
+@pytest.mark.parametrize("scenario", WORKS)
+def test_with_all_of_them_a_resumed_run_is_the_unbroken_one(errors: dict[str, str | None], scenario: str) -> None:
     assert errors[f"{scenario}:nothing"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scenario", "tolerance"), [("plain_optimizer", 1e-5), ("bf16", 2e-2)])  # bf16: three digits
+def test_precision_and_kind_of_optimizer_do_not_change_what_is_learned(
+    errors: dict[str, str | None], scratch: Path, scenario: str, tolerance: float
+) -> None:
+    one, other = (json.loads((scratch / f"{name}:nothing" / "unbroken").read_text()) for name in ("one", scenario))
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in other] == pytest.approx([row[key] for row in one], rel=tolerance)
