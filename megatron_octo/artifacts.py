@@ -94,9 +94,9 @@ def stage(
         if found["done"]:
             yield Stage(directory=directory, done=True, counts=found["counts"])
             return
+    require_disk(directory, needs_bytes)
     if not resumable or force:
         shutil.rmtree(directory, ignore_errors=True)
-    require_disk(directory, needs_bytes)
     directory.mkdir(parents=True, exist_ok=True)
     started = time.time()
     carried = found["wall_seconds"] if found is not None and resumable else 0.0

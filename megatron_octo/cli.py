@@ -3,10 +3,11 @@
 Heavy packages are imported by the stages' processes, never here: `--help`, `list`, `show` and `--dry-run` answer at once.
 """
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,6 +19,7 @@ from megatron_octo.evaluation.config import Evaluation
 from megatron_octo.launch import doctor as health
 from megatron_octo.launch import explain, local, verbs
 from megatron_octo.launch import study as graph
+from megatron_octo.launch.jobs import Job
 from megatron_octo.process import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.templates import Template
@@ -96,7 +98,7 @@ def curate(
     force: Force = False,
 ) -> None:  # fmt: skip
     """Write the documents of a generated world, such as 'tiny.world'."""
-    _run([verbs.curate(verbs.recipe(recipe, TinyWorld, overrides or []), out)], on, nodes, dry_run, force)
+    _run_one(verbs.curate(verbs.recipe(recipe, TinyWorld, overrides or []), out), on, nodes, dry_run, force)
 
 
 @app.command()
@@ -121,7 +123,7 @@ def tokenize(
         corpus=corpus, inputs=tuple(input_), text_field=text_field, tokenizer=tokenizer,
         prepend_bos=prepend_bos, append_eod=append_eod, shuffle_seed=shuffle_seed,
     )  # fmt: skip
-    _run([verbs.tokenize(settings, out)], on, nodes, dry_run, force)
+    _run_one(verbs.tokenize(settings, out), on, nodes, dry_run, force)
 
 
 @app.command()
@@ -142,7 +144,7 @@ def train(
     """Train one phase: a stable run or a decay branch."""
     phase = verbs.recipe(recipe, MidTraining, overrides or [])
     job = verbs.train(phase, shards=shards, init_checkpoint=init_from, ranks=ranks, out=out)
-    _run([job], on, nodes, dry_run, force)
+    _run_one(job, on, nodes, dry_run, force)
 
 
 @app.command()
@@ -166,7 +168,7 @@ def convert(
     settings = Conversion(
         direction=direction, source=source, tokenizer=tokenizer, dtype=dtype, check_logits=check_logits
     )
-    _run([verbs.convert(settings, destination)], on, nodes, dry_run, force)
+    _run_one(verbs.convert(settings, destination), on, nodes, dry_run, force)
 
 
 @app.command()
@@ -185,7 +187,7 @@ def rl(
     """Reinforcement learning with verifiable rewards on one model."""
     spec = verbs.recipe(recipe, ReinforcementLearning, overrides or [])
     job = verbs.rl(spec, model=model, prompts=prompts, eval_sets=eval_set, out=out)
-    _run([job], on, nodes, dry_run, force)
+    _run_one(job, on, nodes, dry_run, force)
 
 
 @app.command("eval")
@@ -205,7 +207,7 @@ def eval_(
     settings = Evaluation(
         model=model, dataset=dataset, template=template, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
-    _run([verbs.evaluate(settings, out)], on, nodes, dry_run, force)
+    _run_one(verbs.evaluate(settings, out), on, nodes, dry_run, force)
 
 
 @app.command()
@@ -218,7 +220,7 @@ def plot(
     force: Force = False,
 ) -> None:
     """Draw a study's figures and report again."""
-    _run([verbs.plot(directory, out)], on, nodes, dry_run, force)
+    _run_one(verbs.plot(directory, out), on, nodes, dry_run, force)
 
 
 @app.command()
@@ -230,7 +232,14 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _run(jobs: list[Any], on: str, nodes: int, dry_run: bool, force: bool) -> None:
+def _run_one(job: Job, on: str, nodes: int, dry_run: bool, force: bool) -> None:
+    """A stage by itself: nobody else may work on its directory meanwhile."""
+    verbs.require_place(on, nodes)
+    with contextlib.nullcontext() if dry_run else local.exclusive(job.logs):
+        _run([job], on, nodes, dry_run, force)
+
+
+def _run(jobs: list[Job], on: str, nodes: int, dry_run: bool, force: bool) -> None:
     text = verbs.run(jobs, on=on, nodes=nodes, dry=dry_run, force=force)
     if text is not None:
         typer.echo(text)

@@ -9,12 +9,15 @@ class Template(enum.Enum):
     #: The paper writes `Question:{}\nAnswer:{}`; we add the space of our documents, so that a prompt is the beginning of
     #: a training document token for token.
     SIMPLE = "simple"
+    #: The turns of chat data (recipe of the paper, section 2); no document of ours boxes an answer in them.
+    CHAT = "chat"
     #: A conversation that asks for thinking first and a boxed answer; the roles of the paper's appendix in our words.
     STRUCTURED = "structured"
 
 
 _TEXTS = {
     Template.SIMPLE: "Question: {question}\nAnswer:",
+    Template.CHAT: "User: {question}\nAssistant:",
     Template.STRUCTURED: (
         "User talks with Assistant. User poses a problem; Assistant first thinks it through step by step and then states "
         "the answer.\n"

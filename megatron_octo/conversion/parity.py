@@ -47,7 +47,7 @@ def compare(npz: Path, hf_directory: Path, *, tolerance: float) -> float:
 
 def _hf_logits(directory: Path, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """logits [B, S, V] of the Hugging Face model in fp32."""
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)  # in eval mode
     with torch.no_grad():
         logits: npt.NDArray[np.float32] = model(torch.from_numpy(token_ids)).logits.numpy()

@@ -40,10 +40,15 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
     """
     cores = cores or available_cores()
     waiting, finished, running = list(jobs), set[str](), list[_Running]()
+    # A stage's inputs are hashed once, when all it needs is there.
+    done_before: dict[str, bool] = {}
     try:
         while waiting or running:
             for job in [job for job in waiting if finished.issuperset(job.needs)]:
-                if not (force or job.redraw) and artifacts.is_finished(job.out, config=job.config):
+                if job.name not in done_before:
+                    redo = force or job.redraw
+                    done_before[job.name] = not redo and artifacts.is_finished(job.out, config=job.config)
+                if done_before[job.name]:
                     waiting.remove(job)
                     finished.add(job.name)
                     _say(f"{job.name}: done before")

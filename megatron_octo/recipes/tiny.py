@@ -115,18 +115,39 @@ def _decay(name: str, blend: Blend) -> MidTraining:
     return stable().branch(name=name, blend=blend, train_tokens=DECAY_STEPS * STEP, schedule=schedule)
 
 
-def rl(init_from: str = "stable") -> ReinforcementLearning:
-    """Tiny study: GRPO, the same settings for every model."""
+def rl_stable() -> ReinforcementLearning:
+    """Tiny study: RL on the stable model, the control."""
+    return _rl(stable())
+
+
+def rl_long() -> ReinforcementLearning:
+    """Tiny study: RL on the long branch."""
+    return _rl(decay_long())
+
+
+def rl_short() -> ReinforcementLearning:
+    """Tiny study: RL on the short branch."""
+    return _rl(decay_short())
+
+
+def rl_hybrid() -> ReinforcementLearning:
+    """Tiny study: RL on the hybrid branch."""
+    return _rl(decay_hybrid())
+
+
+def _rl(phase: MidTraining) -> ReinforcementLearning:
+    # The same settings for every model.
     return ReinforcementLearning(
-        name=f"rl_{init_from}",
-        init_from=init_from,
+        name=f"rl_{phase.name}",
+        init_from=phase.name,
         engine=Engine.TRL,
         prompts="tiny world",
-        template=Template.SIMPLE,
+        # Not the form of any training answer, so that RL has something to find, as with the paper's templates.
+        template=Template.CHAT,
         prompts_per_step=16,
         samples_per_prompt=8,
         mini_batch_prompts=8,
-        train_steps=40,
+        train_steps=60,
         learning_rate=3e-4,
         kl_coef=0.0,
         temperature=1.0,
@@ -134,12 +155,13 @@ def rl(init_from: str = "stable") -> ReinforcementLearning:
         max_prompt_tokens=64,
         length_schedule=(
             LengthStage(from_step=0, max_response_tokens=64),
-            LengthStage(from_step=20, max_response_tokens=96),
+            LengthStage(from_step=30, max_response_tokens=96),
         ),
         clip_epsilon=0.2,
         max_grad_norm=1.0,
         eval_interval=5,
         eval_sets=("test",),
+        seed=2026,
     )
 
 
@@ -154,7 +176,7 @@ def study() -> Study:
         split_pattern=SPLIT_PATTERN,
         stable=phases[0],
         branches=phases[1:],
-        rl=tuple(rl(phase.name) for phase in phases),
+        rl=(rl_stable(), rl_long(), rl_short(), rl_hybrid()),
         world_size=2,
         export_dtype=ExportDtype.FP32,
         eval_batch_size=100,

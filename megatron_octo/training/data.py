@@ -25,8 +25,8 @@ from megatron_octo.errors import ConfigError, CorpusError
 from megatron_octo.training.config import Blend
 
 Ints = npt.NDArray[np.int64]
-#: Shares with more than six decimals would need a pattern longer than this.
-MAX_PERIOD = 1_000_000
+#: Shares with more than five decimals would need a longer pattern; it is built in about a second.
+MAX_PERIOD = 100_000
 FEISTEL_ROUNDS = 6
 
 
@@ -38,7 +38,7 @@ class BlendOrder:
         period = math.lcm(*(weight.denominator for weight in weights))
         if period > MAX_PERIOD:
             raise ConfigError(
-                f"the shares of the blend repeat after {period:,} samples; write them with at most six decimals"
+                f"the shares of the blend repeat after {period:,} samples; write them with at most five decimals"
             )
         self.counts = np.array([int(weight * period) for weight in weights], dtype=np.int64)
         self.pattern = _quota_pattern(self.counts.tolist())

@@ -6,6 +6,7 @@ Rank 0 speaks and writes the metrics; every rank reads its own windows of the sh
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,7 +135,9 @@ def _drop_rows_after(file: Path, step: int) -> None:
     """Forget steps that a stopped run made after its last checkpoint; they are made again."""
     if file.exists():
         rows = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        file.write_text("".join(line for line in rows if json.loads(line)["step"] <= step))
+        temporary = file.with_name(f".{file.name}.tmp")
+        temporary.write_text("".join(line for line in rows if json.loads(line)["step"] <= step))
+        os.replace(temporary, file)
 
 
 def _decided(recipe: MidTraining, ranks: megatron.Ranks, order: SampleOrder, state: Progress) -> str:

@@ -62,7 +62,7 @@ def test_samples_beyond_32_bits_are_found_too() -> None:
 
 
 def test_shares_with_too_many_decimals() -> None:
-    with pytest.raises(ConfigError, match=r"repeat after 10,000,000 samples; write them with at most six decimals"):
+    with pytest.raises(ConfigError, match=r"repeat after 10,000,000 samples; write them with at most five decimals"):
         BlendOrder(blend(a=0.1234567, b=0.8765433))
 
 
