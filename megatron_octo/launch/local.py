@@ -28,6 +28,8 @@ from megatron_octo.process import EXIT_INTERRUPTED, EXIT_USER_ERROR
 POLL_SECONDS = 0.1
 #: How long a process may take to leave after SIGTERM.
 GRACE_SECONDS = 10.0
+#: Between the first bad end and the judgement which rank was the cause.
+SETTLE_SECONDS = 0.5
 LAST_LINES = 15
 
 
@@ -145,16 +147,21 @@ class _Running:
 
     def poll(self) -> bool:
         """Whether the job is done. Raises `StageFailedError` when one of its ranks ended badly."""
-        codes = [process.poll() for process in self.processes]
-        failed = [(rank, code) for rank, code in enumerate(codes) if code]
-        if failed:
+        if self._failed():
+            # The rank that died may be counted a moment after the one that lost it.
+            time.sleep(SETTLE_SECONDS)
+            failed = self._failed()
             self.stop()
             raise self._failure(*min(failed, key=_blame))
-        if any(code is None for code in codes):
+        if any(process.poll() is None for process in self.processes):
             return False
         self._join()
         _say(f"{self.job.name}: done in {units.duration(time.monotonic() - self.started)}")
         return True
+
+    def _failed(self) -> list[tuple[int, int]]:
+        """Rank and exit code of those that ended badly."""
+        return [(rank, code) for rank, process in enumerate(self.processes) if (code := process.poll())]
 
     def stop(self) -> None:
         """End every process of the job, those a dead rank left behind included."""

@@ -21,7 +21,7 @@ def uneven() -> MidTraining:
     return dataclasses.replace(tiny.stable(), blend=blend(web=0.9, qa=0.2))
 
 def rl() -> ReinforcementLearning:
-    return tiny.rl()
+    return tiny.rl_stable()
 
 def greedy() -> Study:
     return dataclasses.replace(tiny.smoke(), needs_bytes=10**21)
