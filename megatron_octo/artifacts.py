@@ -96,18 +96,19 @@ def stage(
             return
     require_disk(directory, needs_bytes)
     if not resumable or force:
-        shutil.rmtree(directory, ignore_errors=True)
+        _clear(directory)
     directory.mkdir(parents=True, exist_ok=True)
     started = time.time()
     carried = found["wall_seconds"] if found is not None and resumable else 0.0
-    mark = {"done": False, **asked, "counts": {}, "wall_seconds": carried}
+    mark = {"done": False, **asked, "resumable": resumable, "counts": {}, "wall_seconds": carried}
     write_json(directory / MARK, mark)
     current = Stage(directory=directory, done=False)
     try:
         yield current
     except BaseException:
-        # A resumed stage reports the time of all its tries.
-        if resumable and directory.is_dir():
+        if not resumable:
+            _clear(directory)
+        elif directory.is_dir():  # a resumed stage reports the time of all its tries
             write_json(directory / MARK, mark | {"wall_seconds": carried + time.time() - started})
         raise
     write_json(
@@ -132,7 +133,7 @@ def is_finished(directory: Path, *, config: Any) -> bool:
         ArtifactError: it was made with another config or its inputs changed.
     """
     mark = read_mark(directory)
-    if mark is None:
+    if mark is None or _is_leftover(mark):
         return False
     now = {name: source | {"sha256": fingerprint(Path(source["path"]))} for name, source in mark["inputs"].items()}
     _refuse_other(directory, mark, {"kind": mark["kind"], "config": to_dict(config), "inputs": now})
@@ -257,7 +258,21 @@ def _own_mark(directory: Path, *, kind: str, force: bool) -> dict[str, Any] | No
         raise
     if mark is not None and mark["kind"] != kind:
         raise ArtifactError(f"{directory} holds a {mark['kind']} stage, not {kind}; name another directory")
-    return None if force else mark
+    return None if force or (mark is not None and _is_leftover(mark)) else mark
+
+
+def _is_leftover(mark: Mapping[str, Any]) -> bool:
+    """Whether a stage that does not resume was killed: nothing of it counts, it may be made with any config."""
+    return not mark["done"] and not mark["resumable"]
+
+
+def _clear(directory: Path) -> None:
+    """Remove a stage directory; a kill meanwhile leaves either all of it or none under its name."""
+    if directory.exists():
+        old = directory.with_name(f".{directory.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(directory, old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _refuse_other(directory: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -5,13 +5,14 @@ Heavy packages are imported by the stages' processes, never here: `--help`, `lis
 
 import contextlib
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from megatron_octo import recipes
+from megatron_octo import process, recipes
 from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
 from megatron_octo.curation.config import TinyWorld
 from megatron_octo.errors import OctoError
@@ -20,7 +21,6 @@ from megatron_octo.launch import doctor as health
 from megatron_octo.launch import explain, local, verbs
 from megatron_octo.launch import study as graph
 from megatron_octo.launch.jobs import Job
-from megatron_octo.process import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.templates import Template
 from megatron_octo.tokenization.config import Tokenization
@@ -247,14 +247,11 @@ def _run(jobs: list[Job], on: str, nodes: int, dry_run: bool, force: bool) -> No
 
 def main() -> None:
     """Entry point: an error for people is one message and exit code 2."""
+    signal.signal(signal.SIGTERM, process.interrupt)
     try:
         app()
-    except OctoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_USER_ERROR) from None
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    except (OctoError, OSError, KeyboardInterrupt) as error:
+        raise SystemExit(process.explain(error)) from None
 
 
 if __name__ == "__main__":

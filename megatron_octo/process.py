@@ -5,6 +5,7 @@ mend (one message on stderr), 130 interrupted, 1 a defect of ours (with its trac
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -19,6 +20,10 @@ ConfigT = TypeVar("ConfigT")
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+#: What the file system refuses and the user can mend: missing, in the way, forbidden, full.
+USERS_ERRNO = (
+    errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT
+)  # fmt: skip
 
 
 def main(
@@ -30,19 +35,29 @@ def main(
     parser.add_argument("out", type=Path, help="stage directory to make or to continue")
     parser.add_argument("--force", action="store_true", help="redo a stage whose config or inputs changed")
     arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         run(load(config_type, arguments.config), arguments.out, arguments.force)
-    except OctoError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
-        return EXIT_INTERRUPTED
+    except (OctoError, OSError, KeyboardInterrupt) as error:
+        return explain(error)
     return 0
 
 
-def _interrupt(*_: object) -> None:
+def explain(error: OctoError | OSError | KeyboardInterrupt) -> int:
+    """Say what ended the process, in one message; returns the exit code. Raises the error again when it is ours to mend."""
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
+        return EXIT_INTERRUPTED
+    if isinstance(error, OSError):
+        if error.errno not in USERS_ERRNO:
+            raise error
+        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr, flush=True)
+    else:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    return EXIT_USER_ERROR
+
+
+def interrupt(*_: object) -> None:
     """SIGTERM ends a stage as Ctrl-C does, so that helper processes of libraries are cleaned up."""
     raise KeyboardInterrupt
 

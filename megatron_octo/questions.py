@@ -20,7 +20,7 @@ class Question:
 def read(file: Path) -> list[Question]:
     """All questions of a file. Raises `CorpusError` with file and line; a file without questions is an error too."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 is text
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"cannot read the questions in {file}: {error}") from error
     questions = [_parse(line, f"{file}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]

@@ -7,6 +7,7 @@ run side by side and their lines carry their names.
 
 import contextlib
 import ctypes
+import enum
 import fcntl
 import os
 import signal
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_octo import artifacts, units
-from megatron_octo.errors import ResourceError
+from megatron_octo.errors import ArtifactError, ResourceError
 from megatron_octo.launch import doctor
 from megatron_octo.launch.jobs import Job, StageFailedError, write_config
 from megatron_octo.process import EXIT_INTERRUPTED, EXIT_USER_ERROR
@@ -38,25 +39,25 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
 
     Raises:
         StageFailedError: a job ended badly. What runs beside it is stopped, what finished stays.
-        ArtifactError: a stage directory was made with another config (and `force` is not set).
+        ArtifactError: a stage directory was made with another config or inputs and `force` is not set; with it, such stages
+            are redone and the others kept.
     """
     cores = cores or available_cores()
     waiting, finished, running = list(jobs), set[str](), list[_Running]()
     # A stage's inputs are hashed once, when all it needs is there.
-    done_before: dict[str, bool] = {}
+    standings: dict[str, Standing] = {}
     try:
         while waiting or running:
             for job in [job for job in waiting if finished.issuperset(job.needs)]:
-                if job.name not in done_before:
-                    redo = force or job.redraw
-                    done_before[job.name] = not redo and artifacts.is_finished(job.out, config=job.config)
-                if done_before[job.name]:
+                if job.name not in standings:
+                    standings[job.name] = _standing(job, force=force)
+                if standings[job.name] is Standing.DONE:
                     waiting.remove(job)
                     finished.add(job.name)
                     _say(f"{job.name}: done before")
                 elif sum(other.job.ranks for other in running) + job.ranks <= max(cores, job.ranks):
                     waiting.remove(job)
-                    running.append(_Running(job, cores=cores, force=force))
+                    running.append(_Running(job, cores=cores, force=standings[job.name] is Standing.REDO))
             for one in [one for one in running if one.poll()]:
                 running.remove(one)
                 finished.add(one.job.name)
@@ -64,6 +65,26 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
     finally:
         for one in running:
             one.stop()
+
+
+class Standing(enum.Enum):
+    DONE = "done"
+    #: To do, or to continue.
+    OPEN = "open"
+    #: Made with another config or other inputs, and `--force` was given.
+    REDO = "redo"
+
+
+def _standing(job: Job, *, force: bool) -> Standing:
+    """Raises `ArtifactError` where an earlier run contradicts this one and `force` is not set."""
+    if job.redraw:
+        return Standing.OPEN
+    try:
+        return Standing.DONE if artifacts.is_finished(job.out, config=job.config) else Standing.OPEN
+    except ArtifactError:
+        if not force:
+            raise
+        return Standing.REDO
 
 
 def available_cores() -> int:

@@ -18,7 +18,7 @@ from megatron_octo.launch import local
 from megatron_octo.launch.jobs import Job, dry_run
 from megatron_octo.plotting.config import Report
 from megatron_octo.recipes.study import Study, UserCorpus
-from megatron_octo.rl.config import ReinforcementLearning, RLJob
+from megatron_octo.rl.config import ReinforcementLearning, RLJob, require_local_engine
 from megatron_octo.tokenization.config import Tokenization
 from megatron_octo.training.config import MidTraining, TrainingJob
 
@@ -41,6 +41,8 @@ def study_recipe(name: str, overrides: Sequence[str]) -> Study:
 
 def adapt_study(study: Study, *, seeds: int | None, files: tuple[Path, ...], text_field: str) -> Study:
     """The study with the command line's `--seeds` and `--corpus`."""
+    if text_field != "text" and not files:
+        raise ConfigError(f"--text-field {text_field} names a field of --corpus, which is missing")
     if files:
         _require_files(files)
         study = dataclasses.replace(study, user_corpus=UserCorpus(corpus="web", files=files, text_field=text_field))
@@ -85,6 +87,7 @@ def convert(settings: Conversion, out: Path) -> Job:
 
 def rl(spec: ReinforcementLearning, *, model: Path, prompts: Path, eval_sets: Sequence[str], out: Path) -> Job:
     """`eval_sets` are NAME=FILE words; every set of the recipe must be named."""
+    require_local_engine(spec)
     sets = {name: Path(file) for name, _, file in (word.partition("=") for word in eval_sets)}
     missing = [name for name in spec.eval_sets if not sets.get(name)]
     if missing:

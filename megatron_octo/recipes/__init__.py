@@ -53,7 +53,12 @@ def _load_foreign(name: str) -> Any:
             f"unknown recipe '{name}': {module_name} has no recipe '{function}'{known}. A recipe takes no arguments and its "
             "return annotation is a config, such as `def ablation_7() -> MidTraining:`"
         )
-    return recipes[function]()
+    try:
+        return recipes[function]()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"the recipe '{name}' fails: {type(error).__name__}: {error}") from error
 
 
 def _import_foreign(module_name: str) -> ModuleType:

@@ -123,7 +123,7 @@ def length_schedule() -> ReinforcementLearning:
     )
 
 
-# f. Token budget. The 20B and 70B checkpoints (35.4 and 38.4) take the same recipe with `--init-from`
+# f. Token budget. The 20B and 70B checkpoints (35.4 and 38.4) take the same recipe with another `--model`
 
 
 def budget_100b() -> ReinforcementLearning:

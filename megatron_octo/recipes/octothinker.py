@@ -103,7 +103,8 @@ def decay(parent: MidTraining, *, name: str, blend: Blend) -> MidTraining:
     return parent.branch(name=name, blend=blend, train_tokens=DECAY_TOKENS, schedule=cosine(parent.schedule.peak_lr))
 
 
-# Reinforcement learning. A step is one batch of prompts, the step verl logs. The paper's plots show twice that number: 400
+# Reinforcement learning. Templates: the paper's `orz_base` and `simple` with the same roles in our wording (templates.py), our
+# choice; a base model's first scores depend on such wording. A step is one batch of prompts, the step verl logs. The paper's plots show twice that number: 400
 # plotted steps are 200 here. With the paper's two updates per batch a plotted step is one optimizer update, but whether that
 # is what the factor means, or a batch of 256 renormalised to 128, is UNCONFIRMED. The scripts' length schedule and the
 # paper's agree under it.

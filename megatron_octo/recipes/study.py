@@ -61,11 +61,38 @@ class Study:
                 raise ConfigError(
                     f"RL stage {rl.name} starts from {rl.init_from}, which the study does not train: {', '.join(sorted(names))}"
                 )
+        self._check_phases()
         corpora = {size.corpus for size in self.world.corpora}
         for phase in self.phases:
             missing = {share.corpus for share in phase.blend.shares} - corpora
             if missing:
                 raise ConfigError(f"{phase.name} reads {', '.join(sorted(missing))}, which the world does not write")
+
+    def _check_phases(self) -> None:
+        """What would otherwise fail after minutes of work."""
+        if self.stable.init_from is not None or self.stable.branch_point is not None:
+            raise ConfigError(f"a study's stable run starts from random weights; {self.stable.name} does not")
+        if self.vocab_size > self.stable.model.vocab_size:
+            raise ConfigError(f"vocab_size {self.vocab_size} exceeds the model's {self.stable.model.vocab_size}")
+        if self.world.test_problems < 1 or self.world.rl_problems < 1:
+            raise ConfigError("a study needs at least one test problem and one RL problem")
+        for phase in self.phases:
+            phase.num_microbatches(self.world_size)
+        for branch in self.branches:
+            self._check_branch(branch)
+
+    def _check_branch(self, branch: MidTraining) -> None:
+        for what in ("model", "seq_length", "global_batch_size"):
+            if getattr(branch, what) != getattr(self.stable, what):
+                raise ConfigError(
+                    f"{branch.name} and {self.stable.name} differ in {what}; a branch continues its parent, so change both "
+                    "in a study recipe of your own (recipes/tiny.py shows one)"
+                )
+        if branch.branch_point is None or branch.branch_point.at_tokens != self.stable.trained_tokens:
+            raise ConfigError(
+                f"{branch.name} must leave {self.stable.name} at its end, {self.stable.trained_tokens:,} tokens; change both in a "
+                "study recipe of your own (recipes/tiny.py shows one)"
+            )
 
     @property
     def phases(self) -> tuple[MidTraining, ...]:

@@ -69,6 +69,16 @@ class ReinforcementLearning:
     seed: int = 1234
 
     def __post_init__(self) -> None:
+        for what in (
+            "train_steps",
+            "prompts_per_step",
+            "mini_batch_prompts",
+            "eval_interval",
+            "temperature",
+            "learning_rate",
+        ):
+            if getattr(self, what) <= 0:
+                raise ConfigError(f"{what} is {getattr(self, what)}; it must be above 0")
         if self.prompts_per_step % self.mini_batch_prompts:
             raise ConfigError(
                 f"prompts_per_step {self.prompts_per_step} does not divide by mini_batch_prompts {self.mini_batch_prompts}; "
@@ -116,3 +126,11 @@ class RLJob:
             raise ConfigError(
                 f"micro_batch_responses {self.micro_batch_responses} does not divide the {mini_batch} responses of a mini-batch"
             )
+
+
+def require_local_engine(recipe: ReinforcementLearning) -> None:
+    """Raises `ConfigError` for an engine that does not run on one machine."""
+    if recipe.engine is not Engine.TRL:
+        raise ConfigError(
+            f"{recipe.name} is for the {recipe.engine.value} engine, which is not here yet; on one machine set engine=trl"
+        )

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_octo import artifacts, process, questions
-from megatron_octo.errors import ConfigError, OctoError
-from megatron_octo.rl.config import Engine, RLJob
+from megatron_octo.errors import OctoError
+from megatron_octo.rl.config import RLJob, require_local_engine
 
 if TYPE_CHECKING:
     from megatron_octo.rl.trl import Outcome
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 def run(job: RLJob, out: Path, force: bool) -> None:
     """Train on verifiable rewards with the engine of the recipe."""
-    if job.recipe.engine is not Engine.TRL:
-        raise ConfigError(
-            f"{job.recipe.name} runs on the {job.recipe.engine.value} engine, which needs a cluster (--on slurm); "
-            "on one machine set engine=trl"
-        )
+    require_local_engine(job.recipe)
     inputs = {"model": job.model, "prompts": job.prompts}
     inputs |= {f"eval/{name}": path for name, path in job.eval_sets.items()}
     with artifacts.stage(out, kind="rl", config=job, inputs=inputs, resumable=True, force=force) as stage:

@@ -130,6 +130,11 @@ class Optimizer:
     adam_eps: float = 1e-8  # our choice
     clip_grad: float = 1.0  # our choice
 
+    def __post_init__(self) -> None:
+        for what in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, what) < 1:
+                raise ConfigError(f"{what} is {getattr(self, what):g}; it lies from 0 up to below 1")
+
 
 class Precision(enum.Enum):
     """Number format of weights and activations; gradients are reduced and accumulated in fp32."""

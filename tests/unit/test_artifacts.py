@@ -49,23 +49,39 @@ def test_done_only_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("resumable", [False, True])
-def test_a_failing_block_leaves_it_undone(tmp_path: Path, error: type[BaseException], resumable: bool) -> None:
-    with pytest.raises(error), artifacts.stage(tmp_path, kind="make", config={}, resumable=resumable):
+def test_a_failing_block_leaves_a_resumable_stage_undone(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), artifacts.stage(tmp_path, kind="make", config={}, resumable=True) as stage:
+        (stage.directory / "half").write_text("half")
         raise error
     assert mark(tmp_path)["done"] is False
     with pytest.raises(ArtifactError, match="did not finish"):
         artifacts.finished(tmp_path)
     assert not artifacts.is_finished(tmp_path, config={})
+    with artifacts.stage(tmp_path, kind="make", config={}, resumable=True) as stage:
+        assert (stage.directory / "half").exists()
 
 
-@pytest.mark.parametrize("resumable", [False, True])
-def test_only_a_resumable_stage_finds_what_a_failed_try_left(tmp_path: Path, resumable: bool) -> None:
-    with pytest.raises(RuntimeError), artifacts.stage(tmp_path, kind="make", config={}, resumable=resumable):
-        raise RuntimeError
-    (tmp_path / "half").write_text("half")
-    with artifacts.stage(tmp_path, kind="make", config={}, resumable=resumable) as stage:
-        assert (stage.directory / "half").exists() is resumable
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failing_block_leaves_nothing_of_a_stage_that_does_not_resume(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    with pytest.raises(error), artifacts.stage(tmp_path / "out", kind="make", config={}) as stage:
+        (stage.directory / "half").write_text("half")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_stage_left_does_not_bind_the_next_try(tmp_path: Path) -> None:
+    """After kill -9 there is an unfinished mark; a stage that does not resume may then be made with another config."""
+    out = tmp_path / "out"
+    make(out)
+    artifacts.write_json(out / "stage.json", mark(out) | {"done": False})
+    (out / "half").write_text("half")
+    assert not artifacts.is_finished(out, config={"size": 2})
+    with artifacts.stage(out, kind="make", config={"size": 2}) as stage:
+        assert not stage.done
+        assert not (out / "half").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_resumed_stage_reports_the_time_of_all_its_tries(tmp_path: Path) -> None:
@@ -160,7 +176,7 @@ def test_too_little_disk(tmp_path: Path) -> None:
 def test_an_input_must_be_there_and_finished(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="does not exist"):
         make(tmp_path / "out", inputs={"text": tmp_path / "missing"})
-    with pytest.raises(RuntimeError), artifacts.stage(tmp_path / "before", kind="make", config={}):
+    with pytest.raises(RuntimeError), artifacts.stage(tmp_path / "before", kind="make", config={}, resumable=True):
         raise RuntimeError
     with pytest.raises(ArtifactError, match="did not finish"):
         make(tmp_path / "out", inputs={"stage": tmp_path / "before"})

@@ -143,7 +143,16 @@ def test_a_finished_job_is_not_started_again(root: Path, capfd: pytest.CaptureFi
     assert capfd.readouterr().err == "a: done before\nb: done before\n"
     assert (root / "b" / "stage.json").read_bytes() == before
     local.run(jobs, cores=2, force=True)
-    assert (root / "b" / "stage.json").read_bytes() != before
+    assert (root / "b" / "stage.json").read_bytes() == before
+
+
+def test_force_redoes_what_changed_and_keeps_the_rest(root: Path) -> None:
+    local.run([job(root, "a"), job(root, "b")], cores=2)
+    kept = (root / "a" / "stage.json").read_bytes()
+    changed = [job(root, "a"), job(root, "b", "1")]
+    local.run(changed, cores=2, force=True)
+    assert (root / "a" / "stage.json").read_bytes() == kept
+    assert artifacts.is_finished(root / "b", config=changed[1].config)
 
 
 def test_a_finished_job_with_another_config_starts_nothing(root: Path) -> None:
