@@ -48,11 +48,16 @@ def test_done_only_at_the_end(tmp_path: Path) -> None:
     assert mark(tmp_path / "out")["done"] is True
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_failing_block_leaves_a_resumable_stage_undone(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), artifacts.stage(tmp_path, kind="make", config={}, resumable=True) as stage:
+def fail_half_way(out: Path, error: type[BaseException], *, resumable: bool) -> None:
+    with artifacts.stage(out, kind="make", config={}, resumable=resumable) as stage:
         (stage.directory / "half").write_text("half")
         raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failing_block_leaves_a_resumable_stage_undone(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        fail_half_way(tmp_path, error, resumable=True)
     assert mark(tmp_path)["done"] is False
     with pytest.raises(ArtifactError, match="did not finish"):
         artifacts.finished(tmp_path)
@@ -65,9 +70,8 @@ def test_a_failing_block_leaves_a_resumable_stage_undone(tmp_path: Path, error: 
 def test_a_failing_block_leaves_nothing_of_a_stage_that_does_not_resume(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
-    with pytest.raises(error), artifacts.stage(tmp_path / "out", kind="make", config={}) as stage:
-        (stage.directory / "half").write_text("half")
-        raise error
+    with pytest.raises(error):
+        fail_half_way(tmp_path / "out", error, resumable=False)
     assert list(tmp_path.iterdir()) == []
 
 
