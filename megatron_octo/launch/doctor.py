@@ -24,7 +24,7 @@ STAGES = {
     "megatron_octo.evaluation.run": ("torch", "transformers", "math-verify", "pebble"),
     "megatron_octo.plotting.run": ("matplotlib", "jinja2"),
 }
-#: What the tiny study was measured to need (docs/measurements.md), rounded up.
+#: The machine the tiny study is made for; docs/measurements.md says what it used.
 STUDY_GIB = 8
 STUDY_FREE_BYTES = 2 * units.B
 
