@@ -179,7 +179,9 @@ def test_a_model_that_is_never_right_is_left_as_it_was_and_that_is_said(
 def test_weights_that_should_have_changed_and_did_not_are_an_error(
     model_directory: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    settings = job(model_directory, prompts, train_steps=1, length_schedule=ONE_CAP, learning_rate=1e-30)  # lost in fp32
+    settings = job(
+        model_directory, prompts, train_steps=1, length_schedule=ONE_CAP, learning_rate=1e-30
+    )  # lost in fp32
     with pytest.raises(OctoError, match="the weights did not change"):
         rl_run.run(settings, tmp_path / "rl", force=False)
     assert not read_mark(tmp_path / "rl")["done"]
