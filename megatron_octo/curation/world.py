@@ -1,9 +1,9 @@
 r"""The tiny world: generated text in which multi-step reasoning can be learned and checked exactly. Standard library only.
 
 Its one subject is the *clock of ten*: chains of one to five operations (+ - *) on single digits, worked from left to right,
-every result taken modulo ten: `3+4*2-1` becomes `7*2-1`, `4-1`, `3`. A chain is a plain string of digits and operators, so
-`chain[:3]` is the next fact and `chain[3:]` is still to do. Documents write it with a letter before every move,
-`3 a+4 b*2 c-1`, and work it by saying the moves again with the result after each, `3 a+4=7 b*2=4 c-1=3`.
+every result taken modulo ten. Documents write a chain with a letter before every move, `3 a+4 b*2 c-1`, and work it by saying
+the moves again with the result after each, `3 a+4=7 b*2=4 c-1=3`. In this file a chain is the bare string, `3+4*2-1`, so
+`chain[:3]` is the next fact and `chain[3:]` is still to do.
 
 That notation is a measurement, not a whim (22 Nov 2026, two layers of width 96): copying from a bare chain fails at our
 token budgets, because the same digits and operators occur again and again. A letter is a key that occurs once, and an

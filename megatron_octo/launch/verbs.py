@@ -111,7 +111,13 @@ def plot(study_directory: Path, out: Path) -> Job:
         raise ConfigError(
             f"{study_directory} holds no study that reached its report (no {made.relative_to(study_directory)})"
         )
-    return _job("report", "megatron_octo.plotting.run", config.load(Report, made), out)
+    report = config.load(Report, made)
+    if not any((stage / artifacts.MARK).exists() for stage in report.all_stages):
+        raise ConfigError(
+            f"the stages that {made} names ({report.models[0].training}, ...) are not here; paths are as the study was "
+            "started: run from the directory it was started in"
+        )
+    return _job("report", "megatron_octo.plotting.run", report, out)
 
 
 def require_place(on: str, nodes: int) -> None:

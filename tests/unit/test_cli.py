@@ -43,10 +43,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("stable", "model"):
         with artifacts.stage(tmp_path / name, kind="train", config={}):
             pass
-    report = tmp_path / "finished" / "logs" / "report"
-    report.mkdir(parents=True)
-    model = {"name": "stable", "training": "a", "base_evaluation": "b"}
-    (report / "config.json").write_text(json.dumps({"title": "t", "command": "c", "models": [model]}))
+    for study, training in (("finished", "stable"), ("moved", "elsewhere")):
+        report = tmp_path / study / "logs" / "report"
+        report.mkdir(parents=True)
+        model = {"name": "stable", "training": training, "base_evaluation": "b"}
+        (report / "config.json").write_text(json.dumps({"title": "t", "command": "c", "models": [model]}))
     return tmp_path
 
 
@@ -161,6 +162,7 @@ def test_a_dry_run_prints_and_starts_nothing(
         ),
         ("eval model --dataset gone --out out", "gone is not a readable file"),
         ("plot shards --out out", "shards holds no study that reached its report"),
+        ("plot moved --out out", "run from the directory it was started in"),
     ],
 )
 def test_a_mistake_is_one_message_and_writes_nothing(
