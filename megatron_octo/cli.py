@@ -3,7 +3,6 @@
 Heavy packages are imported by the stages' processes, never here: `--help`, `list`, `show` and `--dry-run` answer at once.
 """
 
-import contextlib
 import shlex
 import signal
 import sys
@@ -21,6 +20,7 @@ from megatron_octo.launch import doctor as health
 from megatron_octo.launch import explain, local, verbs
 from megatron_octo.launch import study as graph
 from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobs import dry_run as jobs_as_text
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.templates import Template
 from megatron_octo.tokenization.config import Tokenization
@@ -82,14 +82,12 @@ def study(
     config = verbs.adapt_study(config, seeds=seeds, files=tuple(corpus or ()), text_field=text_field)
     directory = out or Path("runs") / name
     jobs = graph.jobs(config, directory, command=shlex.join(["megatron-octo", *sys.argv[1:]]))
-    if dry_run:
-        _run(jobs, on, nodes, dry_run, force)
-        return
     verbs.require_place(on, nodes)
-    verbs.require_study_disk(config, directory)
-    with local.exclusive(directory):
-        _run(jobs, on, nodes, dry_run, force)
-    typer.echo(f"report: {directory / 'report' / 'report.html'}")
+    if not dry_run:
+        verbs.require_study_disk(config, directory)
+    _run(jobs, hold=directory, dry=dry_run, force=force)
+    if not dry_run:
+        typer.echo(f"report: {directory / 'report' / 'report.html'}")
 
 
 @app.command()
@@ -232,17 +230,18 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _run_one(job: Job, on: str, nodes: int, dry_run: bool, force: bool) -> None:
-    """A stage by itself: nobody else may work on its directory meanwhile."""
+def _run_one(job: Job, on: str, nodes: int, dry: bool, force: bool) -> None:
     verbs.require_place(on, nodes)
-    with contextlib.nullcontext() if dry_run else local.exclusive(job.logs):
-        _run([job], on, nodes, dry_run, force)
+    _run([job], hold=job.logs, dry=dry, force=force)
 
 
-def _run(jobs: list[Job], on: str, nodes: int, dry_run: bool, force: bool) -> None:
-    text = verbs.run(jobs, on=on, nodes=nodes, dry=dry_run, force=force)
-    if text is not None:
-        typer.echo(text)
+def _run(jobs: list[Job], *, hold: Path, dry: bool, force: bool) -> None:
+    """Run jobs, or print what would run. Nobody else may hold the directory `hold` meanwhile."""
+    if dry:
+        typer.echo(jobs_as_text(jobs))
+        return
+    with local.exclusive(hold):
+        local.run(jobs, force=force)
 
 
 def main() -> None:

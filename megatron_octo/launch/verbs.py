@@ -14,8 +14,7 @@ from megatron_octo.conversion.config import Conversion
 from megatron_octo.curation.config import TinyWorld
 from megatron_octo.errors import ConfigError, CorpusError, nearest
 from megatron_octo.evaluation.config import Evaluation
-from megatron_octo.launch import local
-from megatron_octo.launch.jobs import Job, dry_run
+from megatron_octo.launch.jobs import Job
 from megatron_octo.plotting.config import Report
 from megatron_octo.recipes.study import Study, UserCorpus
 from megatron_octo.rl.config import ReinforcementLearning, RLJob, require_local_engine
@@ -125,15 +124,6 @@ def require_place(on: str, nodes: int) -> None:
         raise ConfigError(f"unknown place '{on}'{nearest(on, PLACES)}")
     if nodes != 1:
         raise ConfigError(f"the local place is one machine, not {nodes} nodes")
-
-
-def run(jobs: Sequence[Job], *, on: str, nodes: int, dry: bool, force: bool) -> str | None:
-    """Run jobs at a place, or return what would run."""
-    require_place(on, nodes)
-    if dry:
-        return dry_run(jobs)
-    local.run(jobs, force=force)
-    return None
 
 
 def _job(name: str, module: str, settings: Any, out: Path, *, ranks: int = 1) -> Job:

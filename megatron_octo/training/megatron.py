@@ -35,8 +35,6 @@ class Ranks:
     world_size: int
     data_parallel_rank: int
     data_parallel_size: int
-    is_first_stage: bool
-    is_last_stage: bool
     #: One rank per data-parallel replica and last pipeline stage holds the loss: tensor-parallel rank 0.
     reports_loss: bool
 
@@ -71,8 +69,6 @@ def initialize(parallelism: Parallelism, seed: int) -> Ranks:
         world_size=torch.distributed.get_world_size(),
         data_parallel_rank=parallel_state.get_data_parallel_rank(),
         data_parallel_size=parallel_state.get_data_parallel_world_size(),
-        is_first_stage=parallel_state.is_pipeline_first_stage(),
-        is_last_stage=parallel_state.is_pipeline_last_stage(),
         reports_loss=parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0,
     )
 
