@@ -30,7 +30,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from megatron_octo import units
 from megatron_octo.config import at_run_time, differences, to_dict
@@ -47,6 +47,13 @@ PACKAGES = (
 )  # fmt: skip
 
 
+@runtime_checkable
+class Continues(Protocol):
+    """A config that knows when an earlier run with another one is its beginning, such as a training run with fewer tokens."""
+
+    def continues(self, changed: Mapping[str, tuple[Any, Any]]) -> bool: ...
+
+
 @dataclass
 class Stage:
     """One stage directory while the stage runs. `counts` is what it did, in numbers, units in the keys."""
@@ -58,7 +65,8 @@ class Stage:
     counts: dict[str, Any] = field(default_factory=dict)
     #: sha256 of outputs by relative path, where the stage knows them already; the others are hashed at the end.
     known_sha256: dict[str, str] = field(default_factory=dict)
-    #: False in a shared stage while others have work left: the block may end and the stage is not marked done.
+    #: False while work is left, for other processes of a shared stage or for another time: the block may end and the stage is
+    #: not marked done.
     complete: bool = True
 
     @property
@@ -111,8 +119,8 @@ def stage(
     if found is None and shared:
         found = _create_mark(directory, asked)
     if found is not None:
-        _refuse_other(directory, found, asked, ignored=at_run_time(config))
-        if found["done"]:
+        goes_on = _refuse_other(directory, found, asked, config)
+        if found["done"] and not goes_on:
             yield Stage(directory=directory, done=True, resumable=resumable, counts=found["counts"])
             return
     require_disk(directory, needs_bytes)
@@ -135,6 +143,8 @@ def stage(
                 write_json(directory / MARK, mark | {"wall_seconds": carried + time.time() - started})
         raise
     if not current.complete:
+        if not shared:
+            write_json(directory / MARK, mark | {"wall_seconds": carried + time.time() - started})
         return
     write_json(
         directory / MARK,
@@ -162,8 +172,8 @@ def is_finished(directory: Path, *, config: Any) -> bool:
         return False
     now = {name: _identify(Path(source["path"]), raw="sha256" not in source) for name, source in mark["inputs"].items()}
     asked = {"kind": mark["kind"], "config": to_dict(config), "inputs": now}
-    _refuse_other(directory, mark, asked, ignored=at_run_time(config))
-    return bool(mark["done"])
+    goes_on = _refuse_other(directory, mark, asked, config)
+    return bool(mark["done"]) and not goes_on
 
 
 def read_mark(directory: Path) -> dict[str, Any] | None:
@@ -346,13 +356,18 @@ def _clear(directory: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _refuse_other(
-    directory: Path, found: Mapping[str, Any], asked: Mapping[str, Any], *, ignored: frozenset[str]
-) -> None:
+def _refuse_other(directory: Path, found: Mapping[str, Any], asked: Mapping[str, Any], config: Any) -> bool:
+    """Whether the earlier run is the beginning of what is asked (`Continues`). Raises `ArtifactError` where it is another one."""
     state = "finished" if found["done"] else "started"
-    changed = [change for change in differences(found["config"], asked["config"]) if change[0] not in ignored]
-    if changed:
-        listed = "\n".join(f"  {path}: {old!r} -> {new!r}" for path, old, new in changed)
+    ignored = at_run_time(config)
+    changed = {
+        path: (old, new)
+        for path, old, new in differences(found["config"], asked["config"])
+        if not any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in ignored)
+    }
+    goes_on = bool(changed) and isinstance(config, Continues) and config.continues(changed)
+    if changed and not goes_on:
+        listed = "\n".join(f"  {path}: {old!r} -> {new!r}" for path, (old, new) in changed.items())
         raise ArtifactError(
             f"the {asked['kind']} stage in {directory} was {state} with another config:\n{listed}\n"
             "name another directory to keep both, or pass --force to redo it"
@@ -365,6 +380,7 @@ def _refuse_other(
                 f"the {asked['kind']} stage in {directory} was {state} with another input '{name}' "
                 f"({(new or old)['path']}): {spell_input(old)} -> {spell_input(new)}; pass --force to redo it"
             )
+    return goes_on
 
 
 def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:

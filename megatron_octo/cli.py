@@ -24,7 +24,7 @@ from megatron_octo.launch.jobs import dry_run as jobs_as_text
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.templates import Template
 from megatron_octo.tokenization.config import EngineName, OnBadLine
-from megatron_octo.training.config import MidTraining
+from megatron_octo.training.config import MidTraining, RunOptions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -153,6 +153,12 @@ def train(
         Path | None, typer.Option(help="the parent's directory (branch) or an imported model's")
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="processes on this machine")] = 1,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="log to this Weights & Biases project as well")
+    ] = None,
+    watchdog_seconds: Annotated[
+        float, typer.Option(help="name a rank without progress for so long, and end the run")
+    ] = RunOptions.watchdog_seconds,
     on: On = "local",
     nodes: Nodes = 1,
     dry_run: DryRun = False,
@@ -160,7 +166,8 @@ def train(
 ) -> None:
     """Train one phase: a stable run or a decay branch."""
     phase = verbs.recipe(recipe, MidTraining, overrides or [])
-    job = verbs.train(phase, shards=shards, init_checkpoint=init_from, ranks=ranks, out=out)
+    options = RunOptions(wandb_project=wandb, watchdog_seconds=watchdog_seconds)
+    job = verbs.train(phase, shards=shards, init_checkpoint=init_from, ranks=ranks, out=out, options=options)
     _run_one(job, on, nodes, dry_run, force)
 
 

@@ -38,10 +38,13 @@ def to_dict(config: Any) -> Any:
     return config
 
 
-def at_run_time(config: Any) -> frozenset[str]:
-    """Names of the fields that only say how to run; the others make two runs the same stage."""
-    fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
-    return frozenset(field.name for field in fields if field.metadata.get("at_run_time"))
+def at_run_time(config: Any, path: str = "") -> frozenset[str]:
+    """Dotted paths of the fields that only say how to run; the others make two runs the same stage."""
+    found: set[str] = set()
+    for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
+        here = f"{path}.{field.name}" if path else field.name
+        found |= {here} if field.metadata.get("at_run_time") else at_run_time(getattr(config, field.name), here)
+    return frozenset(found)
 
 
 def from_dict(cls: type[ConfigT], data: Any, *, path: str = "") -> ConfigT:

@@ -24,6 +24,10 @@ class ArtifactError(OctoError):
     """A stage directory that contradicts what is asked of it (other config, other inputs, unfinished, corrupt)."""
 
 
+class TrainingError(OctoError):
+    """A run that goes wrong in a way its settings do not allow: too many steps without a usable gradient."""
+
+
 class ResourceError(OctoError):
     """The machine lacks something: disk, a free port, a package, a process that stayed alive."""
 

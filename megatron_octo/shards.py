@@ -14,19 +14,23 @@ torch and cannot be imported on every data node.
           8 S      byte offsets of the sequences in .bin, int64
           8 (D+1)  sequence index where each document starts, and S at the end, int64
 
-We write one sequence per document; the reader takes documents of several. Reading maps the tokens and holds 16 bytes per
-sequence in memory.
+We write one sequence per document; the reader takes documents of several. Nothing is held in memory: opening looks at the ends of the
+files, finding the document of a token at a page per halving (docs/measurements.md).
 
 A tokenised corpus is a stage directory with one or more shards and a `manifest.json` that names them.
 """
 
+import bisect
 import hashlib
+import mmap
 import os
 import struct
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -140,25 +144,164 @@ class ShardWriter:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ShardReader:
-    """A shard, its tokens mapped from the disk. Document i is `tokens[document_offsets[i]:document_offsets[i + 1]]`."""
+class Index:
+    """An `.idx` mapped from the disk. Its numbers are not aligned, so a whole-array function of numpy would copy them all."""
 
-    prefix: Path
-    tokens: Tokens
-    #: Token offset of every document, and the number of tokens at the end.
-    document_offsets: Offsets
+    path: Path
+    dtype: np.dtype[Any]
+    #: Tokens of every sequence.
+    lengths: npt.NDArray[np.int32]
+    #: Byte of the `.bin` where every sequence begins.
+    pointers: Offsets
+    #: Sequence with which every document begins, and their number.
+    marks: Offsets
 
     @classmethod
-    def open(cls, prefix: Path) -> "ShardReader":
-        """Map a shard after checking its structure and sizes. Raises `CorpusError` naming the file."""
-        dtype, lengths, document_indices = _read_index(idx_path(prefix))
-        sequence_offsets = _offsets(lengths)
-        tokens = _map_tokens(bin_path(prefix), dtype, int(sequence_offsets[-1]))
-        return cls(prefix=prefix, tokens=tokens, document_offsets=sequence_offsets[document_indices])
+    def map(cls, path: Path) -> "Index":
+        """Map an index after checking its size and both ends. Raises `CorpusError` naming the file."""
+        header = read_header(path)
+        try:
+            with path.open("rb") as stream:
+                data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise CorpusError(f"cannot map the shard index {path}: {error.strerror}") from error
+        # Otherwise every fault reads megabytes around it from some disks.
+        data.madvise(mmap.MADV_RANDOM)
+        pointers_at = HEADER.size + 4 * header.sequences
+        index = cls(
+            path=path,
+            dtype=header.dtype,
+            lengths=np.frombuffer(data, "<i4", header.sequences, HEADER.size),
+            pointers=np.frombuffer(data, "<i8", header.sequences, pointers_at),
+            marks=np.frombuffer(data, "<i8", header.marks, pointers_at + 8 * header.sequences),
+        )
+        index._check_ends()
+        return index
 
     @property
     def num_documents(self) -> int:
-        return len(self.document_offsets) - 1
+        return len(self.marks) - 1
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all sequences, as the last one has it."""
+        return int(self.pointers[-1]) // self.dtype.itemsize + int(self.lengths[-1]) if len(self.lengths) else 0
+
+    def documents_between(self, start: int, stop: int) -> range:
+        """The documents that hold the tokens from `start` up to `stop`, and empty ones between them."""
+        first, last = (self._document_of(token) for token in (start, stop - 1))
+        return range(first, last + 1)
+
+    def offsets(self, documents: range) -> Offsets:
+        """The token with which each of some neighbouring documents begins.
+
+        Raises `CorpusError` where they, or the sequences in them, do not follow one another.
+        """
+        marks = np.array(self.marks[documents.start : documents.stop + 1])
+        first, last = int(marks[0]), int(marks[-1])
+        if (np.diff(marks) < 0).any() or not 0 <= first <= last <= len(self.pointers):
+            raise self._damaged(documents)
+        # Where a sequence ends the next one begins, and after the last one the file ends.
+        ends = self.pointers[first:last] + self.lengths[first:last] * np.int64(self.dtype.itemsize)
+        begins = np.append(self.pointers[first : last + 1], self.num_tokens * self.dtype.itemsize)[: last - first + 1]
+        if not np.array_equal(ends, begins[1:]) or (np.diff(begins) < 0).any():
+            raise self._damaged(documents)
+        offsets: Offsets = begins[marks[:-1] - first] // self.dtype.itemsize
+        return offsets
+
+    def _document_of(self, token: int) -> int:
+        documents = range(self.num_documents)
+        return bisect.bisect_right(documents, token, key=self._offset) - 1
+
+    def _offset(self, document: int) -> int:
+        mark = int(self.marks[document])
+        if not 0 <= mark <= len(self.pointers):
+            raise self._damaged(range(document, document + 1))
+        return int(self.pointers[mark]) // self.dtype.itemsize if mark < len(self.pointers) else self.num_tokens
+
+    def _damaged(self, documents: range) -> CorpusError:
+        return CorpusError(
+            f"{self.path} is damaged between the documents {documents.start:,} and {documents.stop - 1:,}: they do not follow one "
+            "another; tokenize the corpus again"
+        )
+
+    def _check_ends(self) -> None:
+        """What a look at the first and last numbers tells; `ShardReader.open` looks at all."""
+        if not len(self.marks) or (self.marks[0], self.marks[-1]) != (0, len(self.lengths)):
+            raise CorpusError(
+                f"{self.path}: document marks do not run from 0 to {len(self.lengths):,}; tokenize the corpus again"
+            )
+        if len(self.lengths) and (self.pointers[0] != 0 or self.lengths[-1] < 0 or self.pointers[-1] < 0):
+            raise CorpusError(
+                f"{self.path}: sequences do not begin at byte 0 or end before it; tokenize the corpus again"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShardReader:
+    """A shard. Document i is `tokens[document_offsets[i]:document_offsets[i + 1]]`."""
+
+    prefix: Path
+    dtype: np.dtype[Any]
+    num_tokens: int
+    num_documents: int
+    #: All token ids lie below it, by the corpus' manifest; None for a shard by itself.
+    vocab_size: int | None
+
+    @classmethod
+    def attach(cls, prefix: Path, *, vocab_size: int | None = None) -> "ShardReader":
+        """Open a shard after checking sizes and ends, at the same cost for any shard. Raises `CorpusError` naming the file."""
+        index = Index.map(idx_path(prefix))
+        _check_size(bin_path(prefix), index.dtype, index.num_tokens)
+        return cls(
+            prefix=prefix,
+            dtype=index.dtype,
+            num_tokens=index.num_tokens,
+            num_documents=index.num_documents,
+            vocab_size=vocab_size,
+        )
+
+    @classmethod
+    def open(cls, prefix: Path) -> "ShardReader":
+        """Open a shard after checking every number of its index. Raises `CorpusError` naming the file."""
+        header = read_header(idx_path(prefix))
+        _check_index(idx_path(prefix), header.dtype, *read_arrays(idx_path(prefix), header))
+        return cls.attach(prefix)
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """The tokens from `start` up to `stop`, for those who read here and there.
+
+        A page fault in `tokens` reads megabytes around it from some disks (measured: 10 ms for 32 kB where reading takes 0.05),
+        and a file that is cut off under a mapping ends the process.
+        """
+        size = self.dtype.itemsize
+        data = os.pread(self._file.fileno(), (stop - start) * size, start * size)
+        if len(data) < (stop - start) * size:
+            raise CorpusError(f"{self._file.name} was cut off while it was being read; tokenize the corpus again")
+        return np.frombuffer(data, self.dtype)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """All tokens, mapped, for those who read them one after the other."""
+        # mmap refuses empty files.
+        return np.memmap(bin_path(self.prefix), self.dtype, "r") if self.num_tokens else np.zeros(0, self.dtype)
+
+    @cached_property
+    def _file(self) -> FileIO:
+        try:
+            return bin_path(self.prefix).open("rb", buffering=0)
+        except OSError as error:
+            raise CorpusError(f"cannot read the shard {bin_path(self.prefix)}: {error.strerror}") from error
+
+    @cached_property
+    def index(self) -> Index:
+        """Mapped when first asked for: a mapping holds a file descriptor, and most runs never ask."""
+        return Index.map(idx_path(self.prefix))
+
+    @cached_property
+    def document_offsets(self) -> Offsets:
+        """Token offset of every document, and the number of tokens at the end: 8 bytes of memory per document."""
+        return _offsets(self.index.lengths)[self.index.marks]
 
     @property
     def document_lengths(self) -> Offsets:
@@ -231,16 +374,21 @@ class Corpus:
 
 
 def open_corpus(directory: Path) -> Corpus:
-    """Open what a tokenization stage made. Raises `CorpusError` where the manifest or a shard is missing or contradicts it."""
+    """Open what a tokenization stage made, at the same cost for any number of tokens.
+
+    Raises `CorpusError` where the manifest or a shard is missing, or they contradict one another.
+    """
     file = directory / MANIFEST
     if not file.exists():
         raise CorpusError(f"{directory} is no tokenised corpus (no {MANIFEST}); run the tokenize stage that makes it")
     manifest = load(Manifest, file)
-    readers = tuple(ShardReader.open(directory / shard.name) for shard in manifest.shards)
+    readers = tuple(
+        ShardReader.attach(directory / shard.name, vocab_size=manifest.vocab_size) for shard in manifest.shards
+    )
     for shard, reader in zip(manifest.shards, readers, strict=True):
-        if (reader.num_documents, reader.tokens.size) != (shard.documents, shard.tokens):
+        if (reader.num_documents, reader.num_tokens) != (shard.documents, shard.tokens):
             raise CorpusError(
-                f"{reader.prefix} holds {reader.num_documents:,} documents of {reader.tokens.size:,} tokens where {file} says "
+                f"{reader.prefix} holds {reader.num_documents:,} documents of {reader.num_tokens:,} tokens where {file} says "
                 f"{shard.documents:,} of {shard.tokens:,}; tokenize the corpus again"
             )
     return Corpus(manifest=manifest, shards=readers)
@@ -321,14 +469,6 @@ def read_arrays(
         return lengths, pointers, np.fromfile(stream, "<i8", header.marks)
 
 
-def _read_index(path: Path) -> tuple[np.dtype[Any], npt.NDArray[np.int32], Offsets]:
-    """Token dtype, sequence lengths and document marks of an index file."""
-    header = read_header(path)
-    lengths, pointers, documents = read_arrays(path, header)
-    _check_index(path, header.dtype, lengths, pointers, documents)
-    return header.dtype, lengths, documents
-
-
 def _check_index(
     path: Path, dtype: np.dtype[Any], lengths: npt.NDArray[np.int32], pointers: Offsets, documents: Offsets
 ) -> None:
@@ -339,19 +479,17 @@ def _check_index(
         raise CorpusError(f"{path}: document marks do not run from 0 to {len(lengths):,}; tokenize the corpus again")
 
 
-def _map_tokens(path: Path, dtype: np.dtype[Any], num_tokens: int) -> Tokens:
+def _check_size(path: Path, dtype: np.dtype[Any], num_tokens: int) -> None:
     expected = num_tokens * dtype.itemsize
     try:
         size = path.stat().st_size
-        if size != expected:
-            raise CorpusError(
-                f"{path} has {size:,} bytes where its index promises {num_tokens:,} {dtype.name} tokens = {expected:,} bytes; "
-                "the file is cut off or belongs to another index: tokenize the corpus again"
-            )
-        # mmap refuses empty files.
-        return np.memmap(path, dtype, "r") if num_tokens else np.zeros(0, dtype)
     except OSError as error:
-        raise CorpusError(f"cannot read the shard {path}: {error.strerror}") from error
+        raise CorpusError(f"cannot read the shard {path}: {error.strerror}; tokenize the corpus first") from error
+    if size != expected:
+        raise CorpusError(
+            f"{path} has {size:,} bytes where its index promises {num_tokens:,} {dtype.name} tokens = {expected:,} bytes; "
+            "the file is cut off or belongs to another index: tokenize the corpus again"
+        )
 
 
 def _to_disk(stream: Any) -> None:

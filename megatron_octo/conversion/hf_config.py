@@ -1,15 +1,14 @@
-"""What a Hugging Face directory holds besides weights: config.json, generation_config.json, tokenizer files, model card."""
+"""What a Hugging Face directory holds besides weights: config.json, generation_config.json and tokenizer files."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
+from transformers import AutoTokenizer, GenerationConfig
 
-from megatron_octo import units
-from megatron_octo.errors import ArtifactError, ConfigError
+from megatron_octo.conversion import families
+from megatron_octo.errors import ConfigError
 from megatron_octo.training.config import ModelConfig
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -21,8 +20,9 @@ def write_config(
     directory: Path, model: ModelConfig, *, dtype: torch.dtype, bos_token_id: int | None, eos_token_id: int | None
 ) -> None:
     """config.json and generation_config.json. Written after the weights: without it nothing loads the directory."""
-    config = LlamaConfig(
-        architectures=["LlamaForCausalLM"],
+    family = families.of_model(model)
+    config = family.config_class(
+        architectures=[family.architecture],
         num_hidden_layers=model.num_layers,
         hidden_size=model.hidden_size,
         intermediate_size=model.ffn_hidden_size,
@@ -37,6 +37,7 @@ def write_config(
         bos_token_id=bos_token_id,
         eos_token_id=eos_token_id,
         dtype=dtype,
+        **family.fixed,
     )
     generation = GenerationConfig(bos_token_id=bos_token_id, eos_token_id=eos_token_id)  # type: ignore[no-untyped-call]
     generation.save_pretrained(directory)
@@ -45,10 +46,7 @@ def write_config(
 
 def read_config(directory: Path) -> ModelConfig:
     """The model a config.json describes. Raises `ConfigError` on what Megatron cannot train as it stands."""
-    config = _load_llama(directory)
-    # LlamaConfig fills in what config.json leaves out.
-    assert config.num_key_value_heads is not None
-    assert config.head_dim is not None
+    family, config = families.load(directory)
     rope: dict[str, Any] = dict(config.rope_parameters or {})
     return ModelConfig(
         num_layers=config.num_hidden_layers,
@@ -56,13 +54,15 @@ def read_config(directory: Path) -> ModelConfig:
         ffn_hidden_size=config.intermediate_size,
         num_attention_heads=config.num_attention_heads,
         num_query_groups=config.num_key_value_heads,
-        kv_channels=config.head_dim,
+        kv_channels=_head_size(config),
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         rotary_base=float(rope["rope_theta"]),
         rope_scaling_factor=_scaling_factor(rope, directory),
         layernorm_epsilon=config.rms_norm_eps,
         share_embeddings_and_output_weights=config.tie_word_embeddings,
+        add_qkv_bias=family.add_qkv_bias,
+        qk_layernorm=family.qk_layernorm,
     )
 
 
@@ -77,45 +77,9 @@ def copy_tokenizer(source: Path, directory: Path) -> tuple[int | None, int | Non
     return tokenizer.bos_token_id, tokenizer.eos_token_id
 
 
-def write_card(directory: Path, *, model: ModelConfig, checkpoint: Path, stage: dict[str, Any] | None) -> None:
-    """README.md: what the model is and what it came from, as far as its training stage tells."""
-    lines = [
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
-        f"# {_recipe(stage).get('name', checkpoint.name)}",
-        f"A Llama-family decoder: {model.num_layers} layers, hidden size {model.hidden_size}, vocabulary {model.vocab_size:,}. "
-        f"Converted by megatron-octo from the Megatron checkpoint `{checkpoint.name}`.",
-        *(_lineage(stage) if stage is not None else []),
-    ]
-    (directory / "README.md").write_text("\n\n".join(lines) + "\n")
-
-
-def _lineage(stage: dict[str, Any]) -> list[str]:
-    recipe, counts = _recipe(stage), stage["counts"]
-    facts = {
-        "Tokens of this phase": units.count(recipe["train_tokens"]) if "train_tokens" in recipe else None,
-        "Tokens in all": units.count(counts["total_tokens"]) if "total_tokens" in counts else None,
-        "Started from": (recipe.get("branch_point") or {}).get("parent") or recipe.get("init_from"),
-        "Code": stage.get("git_commit"),
-        "Finished": stage.get("finished_at"),
-    }
-    shares = recipe.get("blend", {}).get("shares", [])
-    return [
-        "## Lineage",
-        "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None),
-        *([_table(shares)] if shares else []),
-        "Inputs and package versions:",
-        f"```json\n{json.dumps({key: stage.get(key) for key in ('inputs', 'versions')}, indent=2)}\n```",
-    ]
-
-
-def _table(shares: list[dict[str, Any]]) -> str:
-    rows = [f"| {share['corpus']} | {share['weight']:g} |" for share in shares]
-    return "\n".join(["| corpus | share |", "|---|---|", *rows])
-
-
-def _recipe(stage: dict[str, Any] | None) -> dict[str, Any]:
-    recipe: dict[str, Any] = (stage or {}).get("config", {}).get("recipe", {})
-    return recipe
+def _head_size(config: Any) -> int:
+    """Qwen2's published configs leave `head_dim` out; the other two families' classes fill it in."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _rope_parameters(model: ModelConfig) -> dict[str, Any]:
@@ -130,29 +94,13 @@ def _rope_parameters(model: ModelConfig) -> dict[str, Any]:
 
 
 def _scaling_factor(rope: dict[str, Any], directory: Path) -> float | None:
-    if rope.get("rope_type", "default") == "default":
+    kind, whole = rope.get("rope_type", "default"), rope.get("partial_rotary_factor", 1.0) == 1.0
+    if kind == "default" and whole:
         return None
     numbers = {name: rope.get(name) for name in MEGATRON_ROPE_SCALING}
-    if rope["rope_type"] != "llama3" or numbers != MEGATRON_ROPE_SCALING:
+    if kind != "llama3" or numbers != MEGATRON_ROPE_SCALING or not whole:
         raise ConfigError(
             f"{directory / 'config.json'}: RoPE scaling {rope} cannot be trained; Megatron-Core knows none, or llama3 with "
             f"{MEGATRON_ROPE_SCALING} and any factor"
         )
     return float(rope["factor"])
-
-
-def _load_llama(directory: Path) -> LlamaConfig:
-    file = directory / "config.json"
-    try:
-        model_type = json.loads(file.read_text()).get("model_type")
-    except (OSError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"cannot read {file}: {error}; name a Hugging Face model directory") from error
-    if model_type != "llama":
-        raise ConfigError(f"{file}: model_type '{model_type}' is not supported; allowed: llama")
-    config = LlamaConfig.from_pretrained(directory, local_files_only=True)
-    biased = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name)]
-    if biased or config.hidden_act != "silu":
-        raise ConfigError(
-            f"{file}: {', '.join(biased) or 'hidden_act ' + config.hidden_act} is not Llama's; allowed: no bias, silu"
-        )
-    return config

@@ -31,9 +31,17 @@ class SafetensorsReader:
         self._directory = directory
         self._files = _weight_map(directory)
 
-    def check(self, shapes: Shapes) -> None:
-        """Raises `ArtifactError` listing missing and unexpected tensors, or the first one of another shape."""
-        missing, unexpected = sorted(shapes.keys() - self._files.keys()), sorted(self._files.keys() - shapes.keys())
+    def check(self, shapes: Shapes, *, copies: Mapping[str, str]) -> None:
+        """Compare with what should be there.
+
+        Args:
+            copies: tensors that may be there besides, each with the tensor it must equal.
+
+        Raises:
+            ArtifactError: lists missing and unexpected tensors, or names one of another shape or a copy that differs.
+        """
+        missing = sorted(shapes.keys() - self._files.keys())
+        unexpected = sorted(self._files.keys() - shapes.keys() - copies.keys())
         if missing or unexpected:
             raise ArtifactError(
                 f"{self._directory} does not hold the tensors its config.json describes; "
@@ -44,6 +52,13 @@ class SafetensorsReader:
                 found = tuple(file.get_slice(name).get_shape())
             if found != shape:
                 raise ArtifactError(f"{self._directory}: {name} is {list(found)}, its config.json says {list(shape)}")
+
+        for copy, original in copies.items():
+            if copy in self._files and not torch.equal(self.read(copy), self.read(original)):
+                raise ArtifactError(
+                    f"{self._directory}: config.json ties {copy} to {original}, and the two differ; it should say "
+                    "tie_word_embeddings false"
+                )
 
     def read(self, name: str) -> Tensor:
         with self._open(name) as file:

@@ -1,7 +1,7 @@
-"""Which Hugging Face tensors make up which Megatron tensor, for the Llama family. Pure functions on shapes and tensors.
+"""Which Hugging Face tensors make up which Megatron tensor, for all families. Pure functions on shapes and tensors.
 
-Megatron stacks its layers: `decoder.layers.mlp.linear_fc1.weight` is one tensor [L, 2F, H]. Two of its tensors hold several of
-Hugging Face's: QKV, in groups of the query heads that share one key and one value head, and gate over up.
+Megatron stacks its layers: `decoder.layers.mlp.linear_fc1.weight` is one tensor [L, 2F, H]. Some of its tensors hold several of
+Hugging Face's: QKV (its bias, too), in groups of the query heads that share one key and one value head, and gate over up.
 
 Shape legend: L layers, H hidden, F ffn_hidden, D kv_channels (size of a head), A attention heads, G query groups, V vocabulary.
 """
@@ -35,7 +35,7 @@ class Weight:
 
 
 def weights(model: ModelConfig) -> list[Weight]:
-    """All tensors of a Llama decoder, in the order in which they are computed with."""
+    """All tensors of a decoder, in the order in which they are computed with."""
     hidden, vocab = model.hidden_size, model.vocab_size
     outside = [_single("embedding.word_embeddings.weight", "model.embed_tokens.weight", (vocab, hidden))]
     last = [_single("decoder.final_layernorm.weight", "model.norm.weight", (hidden,))]
@@ -60,11 +60,19 @@ def hf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
+def copies(model: ModelConfig) -> dict[str, str]:
+    """Hugging Face tensors that may be written out a second time, and whose copy each is: some tied models (Qwen3-0.6B) do."""
+    return {"lm_head.weight": "model.embed_tokens.weight"} if model.share_embeddings_and_output_weights else {}
+
+
 def _layer_weights(model: ModelConfig) -> list[Weight]:
     hidden, ffn, attention = model.hidden_size, model.ffn_hidden_size, model.num_attention_heads * model.kv_channels
     return [
         _stacked("self_attention.linear_qkv.layer_norm_weight", "input_layernorm", (hidden,)),
-        _qkv(model),
+        _qkv(model, "weight", (model.hidden_size,)),
+        # Qwen2 has the bias, Qwen3 the norms, Llama neither.
+        *([_qkv(model, "bias", ())] if model.add_qkv_bias else []),
+        *(_qk_norms(model) if model.qk_layernorm else []),
         _stacked("self_attention.linear_proj.weight", "self_attn.o_proj", (hidden, attention)),
         _stacked("mlp.linear_fc1.layer_norm_weight", "post_attention_layernorm", (hidden,)),
         _gate_up(model),
@@ -89,6 +97,14 @@ def _stacked(key: str, module: str, shape: tuple[int, ...]) -> Weight:
     return _single(LAYERS + key, f"model.layers.{{layer}}.{module}.weight", shape, stacked=True)
 
 
+def _qk_norms(model: ModelConfig) -> list[Weight]:
+    """One weight [D] for all query heads of a layer, one for all key heads."""
+    return [
+        _stacked(f"self_attention.{part}_layernorm.weight", f"self_attn.{part}_norm", (model.kv_channels,))
+        for part in "qk"
+    ]
+
+
 def _gate_up(model: ModelConfig) -> Weight:
     part = (model.ffn_hidden_size, model.hidden_size)
     return Weight(
@@ -102,27 +118,28 @@ def _gate_up(model: ModelConfig) -> Weight:
     )
 
 
-def _qkv(model: ModelConfig) -> Weight:
+def _qkv(model: ModelConfig, what: str, columns: tuple[int, ...]) -> Weight:
+    """`what` is the weight, with H columns, or the bias, with none."""
     heads, groups, size = model.num_attention_heads, model.num_query_groups, model.kv_channels
     rows = (heads * size, groups * size, groups * size)
     return Weight(
-        key=f"{LAYERS}self_attention.linear_qkv.weight",
-        shape=(sum(rows), model.hidden_size),
+        key=f"{LAYERS}self_attention.linear_qkv.{what}",
+        shape=(sum(rows), *columns),
         stacked=True,
-        hf_names=tuple(f"model.layers.{{layer}}.self_attn.{part}_proj.weight" for part in "qkv"),
-        hf_shapes=tuple((row, model.hidden_size) for row in rows),
+        hf_names=tuple(f"model.layers.{{layer}}.self_attn.{part}_proj.{what}" for part in "qkv"),
+        hf_shapes=tuple((row, *columns) for row in rows),
         join=lambda parts: join_qkv(*parts, groups=groups),
         split=lambda whole: split_qkv(whole, heads=heads, groups=groups),
     )
 
 
 def split_qkv(qkv: Tensor, *, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-    """[(A + 2G) D, H] -> query [A D, H], key [G D, H], value [G D, H].
+    """[(A + 2G) D, H] -> query [A D, H], key [G D, H], value [G D, H]; a bias likewise without H.
 
     Megatron's rows go group by group: A/G query heads, then the key head, then the value head of the group.
     """
     queries = heads // groups
-    grouped = qkv.view(groups, queries + 2, -1, qkv.shape[-1])
+    grouped = qkv.view(groups, queries + 2, -1, *qkv.shape[1:])
     query, key, value = torch.split(grouped, [queries, 1, 1], dim=1)
     return query.flatten(0, 2), key.flatten(0, 2), value.flatten(0, 2)
 
@@ -130,5 +147,5 @@ def split_qkv(qkv: Tensor, *, heads: int, groups: int) -> tuple[Tensor, Tensor, 
 def join_qkv(query: Tensor, key: Tensor, value: Tensor, *, groups: int) -> Tensor:
     """The inverse of `split_qkv`."""
     size = key.shape[0] // groups
-    grouped = [part.view(groups, -1, size, part.shape[-1]) for part in (query, key, value)]
+    grouped = [part.view(groups, -1, size, *part.shape[1:]) for part in (query, key, value)]
     return torch.cat(grouped, dim=1).flatten(0, 2)

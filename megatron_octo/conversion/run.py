@@ -18,7 +18,7 @@ from torch import Tensor
 
 from megatron_octo import artifacts, process, progress
 from megatron_octo.config import load, to_dict
-from megatron_octo.conversion import hf_config, layout, parity
+from megatron_octo.conversion import card, families, hf_config, layout, parity
 from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
 from megatron_octo.conversion.hf_weights import SafetensorsReader, write_safetensors
 from megatron_octo.conversion.stream import LazyTensor, TorchDistReader, write_torch_dist
@@ -67,6 +67,7 @@ def _to_hf(config: Conversion, out: Path) -> dict[str, Any]:
     if config.check_logits and source.checkpoint == config.source:
         raise ConfigError(f"check_logits runs the newest checkpoint of a stage; name {source.stage} as the source")
     model = load(ModelConfig, source.stage / MODEL_FILE)
+    families.of_model(model)  # refused before anything is written
     reader = TorchDistReader(source.checkpoint)
     _check_keys(reader, model, source.checkpoint)
     dtype, shapes = DTYPES[config.dtype], layout.hf_shapes(model)
@@ -105,7 +106,7 @@ def _check_keys(reader: TorchDistReader, model: ModelConfig, checkpoint: Path) -
 
 def _write_surroundings(config: Conversion, out: Path, source: Source, model: ModelConfig) -> None:
     bos, eos = (None, None) if config.tokenizer is None else hf_config.copy_tokenizer(config.tokenizer, out)
-    hf_config.write_card(out, model=model, checkpoint=source.checkpoint, stage=artifacts.read_mark(source.stage))
+    card.write_card(out, model=model, checkpoint=source.checkpoint, stage=artifacts.read_mark(source.stage))
     hf_config.write_config(out, model, dtype=DTYPES[config.dtype], bos_token_id=bos, eos_token_id=eos)
 
 
@@ -115,7 +116,7 @@ def _write_surroundings(config: Conversion, out: Path, source: Source, model: Mo
 def _from_hf(config: Conversion, out: Path) -> dict[str, Any]:
     model = hf_config.read_config(config.source)
     reader = SafetensorsReader(config.source)
-    reader.check(layout.hf_shapes(model))
+    reader.check(layout.hf_shapes(model), copies=layout.copies(model))
     dtype = DTYPES[config.dtype]
     total = _total_bytes(model, dtype)
     artifacts.require_disk(out, total)

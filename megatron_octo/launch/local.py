@@ -177,8 +177,17 @@ class _Running:
         if any(process.poll() is None for process in self.processes):
             return False
         self._join()
+        self._require_done()
         _say(f"{self.job.name}: done in {units.duration(time.monotonic() - self.started)}")
         return True
+
+    def _require_done(self) -> None:
+        """Raises `StageFailedError` where a stage that resumes left in good order before its end: a signal told it to."""
+        mark = artifacts.read_mark(self.job.out)
+        if mark is not None and not mark["done"] and mark["resumable"] and not self.job.redraw:
+            raise StageFailedError(
+                f"stage {self.job.name} was told to stop, saved and left; run the same command again, it continues where it stopped"
+            )
 
     def _failed(self) -> list[tuple[int, int]]:
         """Rank and exit code of those that ended badly."""

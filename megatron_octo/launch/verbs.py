@@ -4,6 +4,7 @@ Everything that can be known to be wrong is refused here, before a process start
 """
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from megatron_octo.recipes.study import Study, UserCorpus
 from megatron_octo.rl.config import ReinforcementLearning, RLJob, require_local_engine
 from megatron_octo.tokenization import sources
 from megatron_octo.tokenization.config import SHUFFLE_SEED, Tokenization
-from megatron_octo.training.config import MidTraining, TrainingJob
+from megatron_octo.training.config import MidTraining, Precision, RunOptions, TrainingJob
 
 RecipeT = TypeVar("RecipeT")
 PLACES = ("local",)
@@ -104,18 +105,29 @@ def tokenize(settings: Tokenization, out: Path) -> Job:
     )
 
 
-def train(phase: MidTraining, *, shards: Path, init_checkpoint: Path | None, ranks: int, out: Path) -> Job:
-    """Raises `ConfigError` when the layout, the batch or the starting point do not fit."""
+def train(
+    phase: MidTraining,
+    *,
+    shards: Path,
+    init_checkpoint: Path | None,
+    ranks: int,
+    out: Path,
+    options: RunOptions | None = None,
+) -> Job:
+    """Raises `ConfigError` when the layout, the batch, the precision or the starting point do not fit this machine."""
     phase.num_microbatches(ranks)
+    _check_precision(phase)
     _check_start(phase, init_checkpoint)
-    for share in phase.blend.shares:
-        if not (shards / share.corpus / artifacts.MARK).exists():
+    for corpus in phase.corpora:
+        if not (shards / corpus / artifacts.MARK).exists():
             there = sorted(path.parent.name for path in shards.glob(f"*/{artifacts.MARK}"))
             raise CorpusError(
-                f"{phase.name} reads the corpus '{share.corpus}', but {shards / share.corpus} is no tokenised corpus"
-                f"{nearest(share.corpus, there) if there else ''}; make it with 'megatron-octo tokenize'"
+                f"{phase.name} reads the corpus '{corpus}', but {shards / corpus} is no tokenised corpus"
+                f"{nearest(corpus, there) if there else ''}; make it with 'megatron-octo tokenize'"
             )
-    job = TrainingJob(recipe=phase, shards=shards, init_checkpoint=init_checkpoint)
+    job = TrainingJob(
+        recipe=phase, shards=shards, init_checkpoint=init_checkpoint, options=options or RunOptions()
+    )
     return _job(phase.name, "megatron_octo.training.run", job, out, ranks=ranks)
 
 
@@ -173,6 +185,14 @@ def _job(name: str, module: str, settings: Any, out: Path, *, ranks: int = 1) ->
     return Job(name=name, module=module, config=settings, out=out, logs=out.with_name(f"{out.name}.logs"), ranks=ranks)
 
 
+def _check_precision(phase: MidTraining) -> None:
+    if phase.precision is Precision.FP8 and importlib.util.find_spec("transformer_engine") is None:
+        raise ConfigError(
+            f"{phase.name} trains in fp8, which runs through Transformer Engine, and this machine has none; set precision=bf16, "
+            "or run in the GPU image"
+        )
+
+
 def _check_start(phase: MidTraining, init_checkpoint: Path | None) -> None:
     branch = phase.branch_point
     needed = f"the directory of {branch.parent}" if branch else phase.init_from
@@ -184,7 +204,8 @@ def _check_start(phase: MidTraining, init_checkpoint: Path | None) -> None:
             raise ConfigError(
                 f"{phase.name} starts from random weights; --init-from {init_checkpoint} would be ignored, leave it out"
             )
-        artifacts.finished(init_checkpoint)
+        if branch is None or not (init_checkpoint / artifacts.MARK).exists():
+            artifacts.finished(init_checkpoint)  # a branch may leave a run that is still training
 
 
 def _require_files(files: Sequence[Path]) -> None:

@@ -7,7 +7,8 @@ sharded optimizer is the plan of NVIDIA's recipes for this size, and our memory 
 from megatron_octo.recipes import octothinker
 from megatron_octo.recipes.octothinker import CAP_4K, GROWING_CAP
 from megatron_octo.rl.config import ReinforcementLearning
-from megatron_octo.training.config import MidTraining, ModelConfig, Parallelism
+from megatron_octo.training.config import MidTraining, ModelConfig
+from megatron_octo.training.parallelism import Parallelism
 
 BASE = "meta-llama/Llama-3.2-1B"
 MODEL = ModelConfig(

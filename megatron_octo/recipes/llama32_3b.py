@@ -8,7 +8,8 @@ from megatron_octo.recipes import octothinker
 from megatron_octo.recipes.octothinker import CAP_4K, GROWING_CAP
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.templates import Template
-from megatron_octo.training.config import MidTraining, ModelConfig, Parallelism
+from megatron_octo.training.config import MidTraining, ModelConfig
+from megatron_octo.training.parallelism import Parallelism
 
 BASE = "meta-llama/Llama-3.2-3B"
 MODEL = ModelConfig(

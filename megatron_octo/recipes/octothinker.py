@@ -16,10 +16,10 @@ from megatron_octo.training.config import (
     LearningRateStyle,
     MidTraining,
     ModelConfig,
-    Parallelism,
     Schedule,
     blend,
 )
+from megatron_octo.training.parallelism import Parallelism
 
 SEQ_LENGTH = 8192  # [P-§2], [HFNAMES] seq8k
 GLOBAL_BATCH_SIZE = 512  # [P-§2], [HFNAMES] bs4M: 512 x 8192 = 4,194,304 tokens

@@ -17,11 +17,11 @@ from megatron_octo.training.config import (
     LearningRateStyle,
     MidTraining,
     ModelConfig,
-    Parallelism,
     Precision,
     Schedule,
     blend,
 )
+from megatron_octo.training.parallelism import Parallelism
 
 VOCAB_SIZE = 416
 SEQ_LENGTH = 128

@@ -7,23 +7,27 @@ leaves: `stable().branch(name=..., blend=..., train_tokens=...)`.
 import dataclasses
 import enum
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-from megatron_octo.errors import ConfigError
+from megatron_octo.config import AT_RUN_TIME
+from megatron_octo.errors import ConfigError, nearest
+from megatron_octo.training.parallelism import Parallelism
 
 
 def _require_positive(config: object, *fields: str) -> None:
-    for field in fields:
-        value = getattr(config, field)
+    for name in fields:
+        value = getattr(config, name)
         if value < 1:
-            raise ConfigError(f"{field} is {value}; it must be at least 1")
+            raise ConfigError(f"{name} is {value}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A Llama-family decoder in Megatron's words. Sizes are those of the model's Hugging Face `config.json`."""
+    """A decoder of the Llama, Qwen2.5 or Qwen3 family in Megatron's words. Sizes are those of the Hugging Face `config.json`."""
 
     num_layers: int
     hidden_size: int
@@ -42,6 +46,10 @@ class ModelConfig:
     layernorm_epsilon: float = 1e-5
     #: Tied embeddings: Llama-3.2 1B and 3B tie them, Llama-3.1 8B does not.
     share_embeddings_and_output_weights: bool = False
+    #: Bias on query, key and value: Qwen2.5.
+    add_qkv_bias: bool = False
+    #: RMS norm on every query and key head: Qwen3.
+    qk_layernorm: bool = False
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -61,6 +69,16 @@ class Share:
 
     corpus: str
     weight: float
+    #: A run that would go through the corpus more often is refused before it starts; None allows any number of times.
+    max_epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1:
+            raise ConfigError(f"the share of '{self.corpus}' is {self.weight:g}; shares lie above 0 and up to 1")
+        if self.max_epochs is not None and self.max_epochs <= 0:
+            raise ConfigError(
+                f"max_epochs of '{self.corpus}' is {self.max_epochs:g}; it lies above 0, or none for no cap"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +91,23 @@ class Blend:
         names = [share.corpus for share in self.shares]
         if len(set(names)) != len(names):
             raise ConfigError(f"a corpus appears twice in the blend: {', '.join(names)}; add its shares up")
-        for share in self.shares:
-            if not 0 < share.weight <= 1:
-                raise ConfigError(f"the share of '{share.corpus}' is {share.weight:g}; shares lie above 0 and up to 1")
         # Shares are decimals people wrote: exact arithmetic, no tolerance to argue about.
         total = sum(Fraction(str(share.weight)) for share in self.shares)
         if total != 1:
             written = " + ".join(f"{share.corpus} {share.weight:g}" for share in self.shares)
             raise ConfigError(f"the shares of a blend must sum to 1, these sum to {float(total):g}: {written}")
+
+    def capped(self, **max_epochs: float) -> "Blend":
+        """The same blend with a cap on how often corpora repeat: `blend(web=0.9, qa=0.1).capped(qa=4)`."""
+        names = [share.corpus for share in self.shares]
+        for name in max_epochs:
+            if name not in names:
+                raise ConfigError(f"the blend has no corpus '{name}'{nearest(name, names)}")
+        shares = (
+            dataclasses.replace(share, max_epochs=max_epochs.get(share.corpus, share.max_epochs))
+            for share in self.shares
+        )
+        return Blend(shares=tuple(shares))
 
 
 def blend(**weights: float) -> Blend:
@@ -96,6 +123,10 @@ class LearningRateStyle(enum.Enum):
     LINEAR = "linear"
     #: 1 - sqrt, the decay of WSD papers; Megatron calls it minus_sqrt.
     MINUS_SQRT = "minus_sqrt"
+    #: Halves again and again: 2 x 0.5^done - 1, as Megatron's WSD has it.
+    EXPONENTIAL = "exponential"
+    #: Constant, then `wsd_decay_style` over the last `wsd_decay_tokens`.
+    WSD = "WSD"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +139,9 @@ class Schedule:
     min_lr: float
     #: The paper warms up nowhere ([P-§2], tables 2-5).
     warmup_tokens: int = 0
+    #: With style WSD: tokens of the decay at the end of the phase, and its shape.
+    wsd_decay_tokens: int | None = None
+    wsd_decay_style: LearningRateStyle | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_lr <= self.peak_lr or self.peak_lr <= 0:
@@ -117,6 +151,17 @@ class Schedule:
         if self.style is LearningRateStyle.CONSTANT and self.min_lr != self.peak_lr:
             raise ConfigError(
                 f"a constant schedule has one learning rate, not {self.peak_lr:g} and {self.min_lr:g}; set both the same"
+            )
+        if (self.style is LearningRateStyle.WSD) != (
+            self.wsd_decay_tokens is not None and self.wsd_decay_style is not None
+        ):
+            raise ConfigError(
+                f"style {self.style.value} with wsd_decay_tokens {self.wsd_decay_tokens} and wsd_decay_style "
+                f"{self.wsd_decay_style and self.wsd_decay_style.value}; WSD needs both, the other styles neither"
+            )
+        if self.wsd_decay_style in (LearningRateStyle.CONSTANT, LearningRateStyle.WSD):
+            raise ConfigError(
+                f"wsd_decay_style {self.wsd_decay_style.value} does not decay; allowed: cosine, linear, minus_sqrt, exponential"
             )
 
 
@@ -141,33 +186,106 @@ class Precision(enum.Enum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    #: bf16 with the layers' matrix products in fp8: Transformer Engine on Hopper or newer, nowhere else.
+    FP8 = "fp8"
+
+
+class Fp8Recipe(enum.Enum):
+    """How fp8 tensors are scaled, in Megatron's words."""
+
+    DELAYED = "delayed"
+    #: Current scaling, one factor per tensor.
+    TENSORWISE = "tensorwise"
+    BLOCKWISE = "blockwise"
+
+
+class Fp8Format(enum.Enum):
+    """E4M3 throughout, or E5M2 for gradients (hybrid)."""
+
+    E4M3 = "e4m3"
+    HYBRID = "hybrid"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parallelism:
-    """Ranks per axis; data parallelism takes what is left of the world."""
+class Fp8:
+    """Without effect unless the precision is fp8. Current scaling is what NVIDIA's published H100 runs use."""
 
-    tensor_model_parallel_size: int = 1
-    pipeline_model_parallel_size: int = 1
-    #: Shard the optimizer state over the data-parallel ranks (ZeRO-1).
-    use_distributed_optimizer: bool = True
+    recipe: Fp8Recipe = Fp8Recipe.TENSORWISE
+    format: Fp8Format = Fp8Format.HYBRID
+    #: Gather weights of the distributed optimizer in fp8.
+    param_gather: bool = False
+
+
+class RecomputeGranularity(enum.Enum):
+    """What the backward pass computes again instead of keeping it."""
+
+    NONE = "none"
+    #: The parts in `modules`.
+    SELECTIVE = "selective"
+    #: Whole layers; only their inputs are kept.
+    FULL = "full"
+
+
+class RecomputeMethod(enum.Enum):
+    #: Every group of `num_layers` layers keeps its input.
+    UNIFORM = "uniform"
+    #: The first `num_layers` layers of each chunk are recomputed, the others kept.
+    BLOCK = "block"
+
+
+#: Parts of a layer that can be recomputed by themselves.
+RECOMPUTE_MODULES = ("core_attn", "layernorm", "mlp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recompute:
+    """Activation recomputation: memory for time. `num_layers` and `method` belong to full, `modules` to selective."""
+
+    granularity: RecomputeGranularity = RecomputeGranularity.NONE
+    method: RecomputeMethod = RecomputeMethod.UNIFORM
+    num_layers: int = 1
+    modules: tuple[str, ...] = ("core_attn",)
 
     def __post_init__(self) -> None:
-        _require_positive(self, "tensor_model_parallel_size", "pipeline_model_parallel_size")
+        _require_positive(self, "num_layers")
+        for module in self.modules:
+            if module not in RECOMPUTE_MODULES:
+                raise ConfigError(f"'{module}' cannot be recomputed by itself{nearest(module, RECOMPUTE_MODULES)}")
 
-    @property
-    def model_parallel_size(self) -> int:
-        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size
 
-    def data_parallel_size(self, world_size: int) -> int:
-        """Raises `ConfigError` with the product that failed when the world does not divide."""
-        size, rest = divmod(world_size, self.model_parallel_size)
-        if rest or not size:
+@dataclass(frozen=True, kw_only=True)
+class Anomalies:
+    """Steps whose update is left out: a loss or gradient that is not finite, or a gradient norm far above the last ones."""
+
+    #: A norm above this multiple of the median of the last `window` norms is a spike; None lets any finite norm pass. A guess:
+    #: gradients are clipped anyway, and such a norm comes from data that is not text or from hardware.
+    spike_factor: float | None = 10.0
+    #: Norms remembered; half of them must be there before a spike is called one.
+    window: int = 128
+    #: Steps one phase may skip before it stops and names the documents. A guess.
+    max_skipped_steps: int = 10
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "window")
+        if self.max_skipped_steps < 0 or (self.spike_factor is not None and self.spike_factor <= 1):
             raise ConfigError(
-                f"{world_size} ranks do not divide into TP {self.tensor_model_parallel_size} x "
-                f"PP {self.pipeline_model_parallel_size}; use a multiple of {self.model_parallel_size}"
+                f"spike_factor {self.spike_factor} and max_skipped_steps {self.max_skipped_steps}: a factor lies above 1 (or none), "
+                "a number of steps at 0 or above"
             )
-        return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """A blend of corpora of its own, read with the same few windows every time and never trained on."""
+
+    blend: Blend
+    #: Tokens read each time, in whole global batches.
+    tokens: int
+    #: Tokens of training between two times; once more at the end.
+    interval_tokens: int
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "tokens", "interval_tokens")
 
 
 class OptimizerState(enum.Enum):
@@ -206,20 +324,28 @@ class MidTraining:
     #: Sequences per optimizer step, over all ranks.
     global_batch_size: int
     #: Sequences per rank and forward pass.
-    micro_batch_size: int
+    micro_batch_size: int = field(metadata=AT_RUN_TIME)
     schedule: Schedule
     optimizer: Optimizer = Optimizer()
-    parallelism: Parallelism = Parallelism()
+    parallelism: Parallelism = field(default=Parallelism(), metadata=AT_RUN_TIME)
     precision: Precision = Precision.BF16
+    fp8: Fp8 = Fp8()
+    recompute: Recompute = field(default=Recompute(), metadata=AT_RUN_TIME)
+    #: Let tokens attend to their own document only. RoPE positions are relative, so restarting them would change nothing.
+    reset_attention_mask: bool = False
+    anomalies: Anomalies = field(default=Anomalies(), metadata=AT_RUN_TIME)
+    validation: Validation | None = None
     branch_point: BranchPoint | None = None
     #: Standard deviation of random initial weights; unused with `init_from`. Megatron's default.
     init_method_std: float = 0.02
     #: Seeds the initial weights and the data order.
     seed: int = 1234
     #: Tokens between checkpoints; one is always written at the end.
-    save_interval_tokens: int
+    save_interval_tokens: int = field(metadata=AT_RUN_TIME)
     #: Checkpoints kept, the newest first.
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = field(default=3, metadata=AT_RUN_TIME)
+    #: Keep one every so many tokens for good, to branch from; None keeps the newest alone.
+    keep_every_tokens: int | None = field(default=None, metadata=AT_RUN_TIME)
 
     def __post_init__(self) -> None:
         _require_positive(self, "seq_length", "global_batch_size", "micro_batch_size", "keep_checkpoints")
@@ -236,18 +362,23 @@ class MidTraining:
             raise ConfigError(
                 f"warmup_tokens {self.schedule.warmup_tokens:,} leave nothing of {self.train_tokens:,} train_tokens"
             )
-        tensor = self.parallelism.tensor_model_parallel_size
-        for what, value in (
-            ("query groups", self.model.num_query_groups),
-            ("vocabulary entries", self.model.vocab_size),
+        if self.schedule.wsd_decay_tokens is not None and not (
+            0 < self.schedule.wsd_decay_tokens <= self.trained_tokens - self.schedule.warmup_tokens
         ):
-            if value % tensor:
-                raise ConfigError(f"{value} {what} do not divide by tensor_model_parallel_size {tensor}")
-        if self.model.num_layers % self.parallelism.pipeline_model_parallel_size:
             raise ConfigError(
-                f"{self.model.num_layers} layers do not divide by pipeline_model_parallel_size "
-                f"{self.parallelism.pipeline_model_parallel_size}"
+                f"wsd_decay_tokens {self.schedule.wsd_decay_tokens:,} do not fit: above 0, and with {self.schedule.warmup_tokens:,} "
+                f"warmup_tokens at most the {self.trained_tokens:,} of the phase"
             )
+        if self.keep_every_tokens is not None and self.keep_every_tokens < self.tokens_per_step:
+            raise ConfigError(
+                f"keep_every_tokens {self.keep_every_tokens:,} is less than one step of {self.tokens_per_step:,} tokens"
+            )
+        if self.keep_every is not None and self.keep_every % self.save_interval:
+            raise ConfigError(
+                f"keep_every_tokens is {self.keep_every:,} steps and save_interval_tokens {self.save_interval:,}: checkpoints are "
+                "kept out of those saved, so the first must be a multiple of the second"
+            )
+        self.parallelism.require_fits(self.model, self.seq_length)
 
     @property
     def tokens_per_step(self) -> int:
@@ -268,6 +399,35 @@ class MidTraining:
         """Steps between checkpoints."""
         return max(1, self.save_interval_tokens // self.tokens_per_step)
 
+    @property
+    def keep_every(self) -> int | None:
+        """Steps between checkpoints that stay."""
+        return None if self.keep_every_tokens is None else self.keep_every_tokens // self.tokens_per_step
+
+    @property
+    def corpora(self) -> list[str]:
+        """Names of the corpora of both blends."""
+        blends = [self.blend, *([self.validation.blend] if self.validation is not None else [])]
+        return list(dict.fromkeys(share.corpus for blend in blends for share in blend.shares))
+
+    @property
+    def branch_step(self) -> int:
+        """The parent's step that a branch leaves it at: whole steps, to the nearest."""
+        assert self.branch_point is not None
+        return math.floor(self.branch_point.at_tokens / self.tokens_per_step + 0.5)
+
+    @property
+    def validation_interval(self) -> int:
+        """Steps between validations; without a validation blend, as many as the phase has."""
+        if self.validation is None:
+            return self.train_iters
+        return max(1, self.validation.interval_tokens // self.tokens_per_step)
+
+    @property
+    def validation_steps(self) -> int:
+        """Global batches read in each validation."""
+        return 0 if self.validation is None else max(1, self.validation.tokens // self.tokens_per_step)
+
     def num_microbatches(self, world_size: int) -> int:
         """Forward passes per rank and step. Raises `ConfigError` when the batch does not divide."""
         data_parallel = self.parallelism.data_parallel_size(world_size)
@@ -277,7 +437,14 @@ class MidTraining:
                 f"global_batch_size {self.global_batch_size} does not divide by micro_batch_size {self.micro_batch_size} x "
                 f"{data_parallel} data-parallel ranks = {per_pass}"
             )
-        return self.global_batch_size // per_pass
+        num_microbatches = self.global_batch_size // per_pass
+        if self.parallelism.num_chunks > 1 and num_microbatches % self.parallelism.pipeline_model_parallel_size:
+            raise ConfigError(
+                f"{num_microbatches} micro-batches per rank do not divide by pipeline_model_parallel_size "
+                f"{self.parallelism.pipeline_model_parallel_size}, which virtual stages need; change global_batch_size or "
+                "micro_batch_size"
+            )
+        return num_microbatches
 
     def branch(
         self,
@@ -306,6 +473,23 @@ class MidTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is watched and saved; none of it changes what is learned."""
+
+    #: Write checkpoints in the background while training goes on.
+    async_save: bool = True
+    #: A rank without progress for so long is named, its stacks are written, and the run ends. A guess: ten minutes is longer than
+    #: any step, compilation or save we know of.
+    watchdog_seconds: float = 600.0
+    #: Project of Weights & Biases to log to as well; None logs to metrics.jsonl and TensorBoard alone.
+    wandb_project: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.watchdog_seconds <= 0:
+            raise ConfigError(f"watchdog_seconds is {self.watchdog_seconds:g}; it lies above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingJob:
     """A recipe on this machine's files: what `python -m megatron_octo.training.run` gets."""
 
@@ -314,3 +498,16 @@ class TrainingJob:
     shards: Path
     #: The parent's training directory for a branch, a converted checkpoint directory for `init_from`, else None.
     init_checkpoint: Path | None = None
+    options: RunOptions = field(default=RunOptions(), metadata=AT_RUN_TIME)
+
+    def continues(self, changed: Mapping[str, tuple[Any, Any]]) -> bool:
+        """Whether an earlier run that differs in `changed` (path: old, new) is the beginning of this one.
+
+        More tokens at a constant learning rate are: the order of the data does not depend on how many there will be.
+        """
+        old, new = changed.get("recipe.train_tokens", (0, 0))
+        return (
+            changed.keys() == {"recipe.train_tokens"}
+            and old < new
+            and self.recipe.schedule.style is LearningRateStyle.CONSTANT
+        )

@@ -21,20 +21,25 @@ import torch
 MEGATRON_CORE_VERSION = "0.16.1"
 CPU = torch.device("cpu")
 
-#: Modules of megatron.core that name the CUDA device on the paths we take. Sequence parallelism, asynchronous saves and fully
-#: parallel loads would need six more.
+#: Modules of megatron.core that name the CUDA device on the paths we take.
 MODULES = (
     "utils",
     "tensor_parallel.random",
+    "tensor_parallel.layers",
+    "tensor_parallel.mappings",
     "models.common.embeddings.rotary_pos_embedding",
+    "models.common.embeddings.rope_utils",
     "pipeline_parallel.p2p_communication",
     "pipeline_parallel.schedules",
     "distributed.param_and_grad_buffer",
     "optimizer.clip_grads",
     "optimizer.optimizer",
     "optimizer.distrib_optimizer",
-    "dist_checkpointing.strategies.state_dict_saver",
+    "dist_checkpointing.exchange_utils",
+    "dist_checkpointing.strategies.async_utils",
     "dist_checkpointing.strategies.filesystem_async",
+    "dist_checkpointing.strategies.fully_parallel",
+    "dist_checkpointing.strategies.state_dict_saver",
 )
 FACTORIES = (
     "empty",

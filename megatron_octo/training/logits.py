@@ -14,7 +14,8 @@ import torch
 from megatron_octo.config import from_dict
 from megatron_octo.errors import ArtifactError
 from megatron_octo.training import checkpoint, megatron
-from megatron_octo.training.config import ModelConfig, Parallelism, Precision
+from megatron_octo.training.config import ModelConfig, Precision
+from megatron_octo.training.parallelism import Parallelism
 
 BATCH = 2
 #: Long enough that rotary positions matter, short enough for an 8B model on a CPU.
@@ -39,9 +40,9 @@ def compute(stage: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ArtifactError(f"{stage} has no checkpoint; train or import the model first")
     model = from_dict(ModelConfig, checkpoint.read_model_config(stage))
     megatron.initialize(Parallelism(), seed=SEED)
-    gpt = megatron.build_gpt(model, megatron.transformer_config(model, Parallelism(), Precision.FP32))
-    checkpoint.load_gpt(source, gpt)
-    gpt.eval()
+    gpts = megatron.build_gpt(model, megatron.transformer_config(model, Parallelism(), Precision.FP32))
+    checkpoint.load_gpt(source, gpts)
+    gpt = gpts[0].eval()
     generator = torch.Generator().manual_seed(SEED)
     sequence = min(SEQ_LENGTH, model.max_position_embeddings)
     token_ids = torch.randint(0, model.vocab_size, (BATCH, sequence), generator=generator)

@@ -1,124 +1,235 @@
-"""The training loop: one page. What a step costs beside Megatron's forward-backward and optimizer is one small all-reduce."""
+"""The training loop: one page. What a step costs beside Megatron's forward-backward and optimizer is one small all-reduce.
 
+The next step's windows are read while this one computes, a checkpoint is written while the next steps do.
+"""
+
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from megatron.core.distributed import DistributedDataParallel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from megatron_octo.training import megatron
+from megatron_octo.training import anomalies, megatron
 from megatron_octo.training.checkpoint import Progress
 from megatron_octo.training.config import MidTraining
-from megatron_octo.training.data import SampleOrder
+from megatron_octo.training.data import Ints, SampleOrder, StepReader, Windows
+from megatron_octo.training.meter import Meter
+from megatron_octo.training.saving import Saver
 from megatron_octo.training.schedule import learning_rate
+from megatron_octo.training.state import StopSignal
+from megatron_octo.training.tracking import Row
+from megatron_octo.training.watchdog import Watchdog
 
-# Shapes: B sequences of a microbatch, S tokens, C corpora of the blend.
+# Shapes: G sequences of a global batch, B of a micro-batch, S tokens.
 
 
-def train(
-    recipe: MidTraining,
-    *,
-    model: DistributedDataParallel,
-    optimizer: Any,
-    order: SampleOrder,
-    ranks: megatron.Ranks,
-    progress: Progress,
-    on_step: Callable[[dict[str, float]], None],
-    on_checkpoint: Callable[[], None],
-) -> None:
-    """Train from `progress` to the recipe's last step.
+@dataclass(kw_only=True)
+class Run:
+    """What the loop works with on one rank. `progress`, the weights and the optimizer state are all that changes."""
 
-    Args:
-        on_step: gets one row of metrics per step, on every rank.
-        on_checkpoint: called every `save_interval` steps and after the last one.
-    """
-    while progress.step < recipe.train_iters:
-        started = time.perf_counter()
-        rate = learning_rate(recipe.schedule, tokens=progress.tokens, train_tokens=recipe.trained_tokens)
-        megatron.set_learning_rate(optimizer, rate, recipe.optimizer.weight_decay)
-        # An optimizer that is not distributed leaves the gradient buffer in `param.grad`, where the backward pass would add to it.
-        optimizer.zero_grad()
-        losses = forward_backward(recipe, model=model, order=order, ranks=ranks, step=progress.step)
-        succeeded, grad_norm, _ = optimizer.step()
-        assert succeeded, "fp32 and bf16 training have no loss scale to skip a step for"
-        progress.step += 1
-        progress.tokens += recipe.tokens_per_step
-        progress.total_tokens += recipe.tokens_per_step
-        seconds = time.perf_counter() - started
-        on_step(
-            {
-                "step": progress.step,
-                "tokens": progress.tokens,
-                "total_tokens": progress.total_tokens,
-                **losses,
-                "learning_rate": rate,
-                "grad_norm": float(grad_norm),
-                "seconds": seconds,
-                "tokens_per_second": recipe.tokens_per_step / seconds,
-            }
-        )
-        if progress.step % recipe.save_interval == 0 or progress.step == recipe.train_iters:
-            on_checkpoint()
+    recipe: MidTraining
+    model: megatron.Model
+    optimizer: Any
+    order: SampleOrder
+    #: Of the recipe's validation blend.
+    validation: SampleOrder | None
+    ranks: megatron.Ranks
+    progress: Progress
+    saver: Saver
+    watchdog: Watchdog
+    stop: StopSignal
+    meter: Meter
+    #: Gets one row of metrics per step.
+    on_step: Callable[[Row], None]
+    #: Gets the reason and the loss of each sequence when a step is left out.
+    on_skip: Callable[[str, Sequence[float]], None]
+
+
+def train(run: Run) -> None:
+    """Train from `run.progress` to the recipe's last step, or to the step in which a signal arrives; saves at the end."""
+    recipe, progress = run.recipe, run.progress
+    stopped = False
+    read = partial(read_step, recipe, run.order, run.ranks)
+    with closing(StepReader(read, first=progress.step, last=recipe.train_iters)) as reader:
+        while progress.step < recipe.train_iters and not stopped:
+            started = time.perf_counter()
+            run.watchdog.at(progress.step, "data")
+            windows = reader.take(progress.step)
+            row, stopped = train_step(run, windows)
+            row |= {**run.meter.row(time.perf_counter() - started), "data_wait_seconds": reader.waited_seconds}
+            at_end = progress.step == recipe.train_iters or stopped
+            if (
+                recipe.validation is not None
+                and run.validation is not None
+                and (progress.step % recipe.validation_interval == 0 or at_end)
+            ):
+                row |= validate(run, run.validation)
+            run.on_step(row)
+            run.watchdog.at(progress.step, "checkpoint")
+            if progress.step % recipe.save_interval == 0 or at_end:
+                megatron.finish_param_gather(run.model)
+                run.saver.start(progress)
+            else:
+                run.saver.poll()
+    run.saver.finish()
+
+
+def train_step(run: Run, windows: Windows) -> tuple[Row, bool]:
+    """One optimizer step, or one left out; returns its metrics and whether some rank was told to stop."""
+    recipe, progress = run.recipe, run.progress
+    rate = learning_rate(recipe.schedule, tokens=progress.tokens, train_tokens=recipe.trained_tokens)
+    megatron.set_learning_rate(run.optimizer, rate, recipe.optimizer.weight_decay)
+    # An optimizer that is not distributed leaves the gradient buffer in `param.grad`, where the backward pass would add to it.
+    run.optimizer.zero_grad()
+    for chunk in run.model:
+        chunk.zero_grad_buffer()
+    run.watchdog.at(progress.step, "forward_backward")
+    losses_G, stopped = forward_backward(run, windows, told_to_stop=run.stop.received is not None)
+    loss = math.fsum(losses_G) / len(losses_G)
+    run.watchdog.at(progress.step, "optimizer")
+    reasons: list[str] = []
+
+    def refuse(norm: float) -> bool:
+        why = anomalies.reason(recipe.anomalies, loss=loss, grad_norm=norm, recent=progress.recent_grad_norms)
+        reasons.extend([] if why is None else [why])
+        return why is not None
+
+    grad_norm, taken = megatron.step(run.optimizer, refuse)
+    if taken:
+        anomalies.remember(progress.recent_grad_norms, grad_norm, window=recipe.anomalies.window)
+    else:
+        progress.skipped_steps += 1
+        run.on_skip(reasons[0], losses_G)
+    progress.step += 1
+    progress.tokens += recipe.tokens_per_step
+    progress.total_tokens += recipe.tokens_per_step
+    row: Row = {
+        "step": progress.step,
+        "tokens": progress.tokens,
+        "total_tokens": progress.total_tokens,
+        "loss": finite(loss),
+        **corpus_losses(run.order, losses_G, first=(progress.step - 1) * recipe.global_batch_size),
+        "learning_rate": rate,
+        "grad_norm": finite(grad_norm),
+        "skipped_steps": progress.skipped_steps,
+    }
+    return row, stopped
 
 
 def forward_backward(
-    recipe: MidTraining, *, model: DistributedDataParallel, order: SampleOrder, ranks: megatron.Ranks, step: int
-) -> dict[str, float]:
-    """Gradients of one global batch; returns the mean loss per token, in all and per corpus of the blend."""
-    model.zero_grad_buffer()
-    sums_C2 = torch.zeros(len(order.streams), 2, dtype=torch.float64, device=megatron.device())
+    run: Run, windows: Windows, *, told_to_stop: bool = False, forward_only: bool = False
+) -> tuple[list[float], bool]:
+    """Gradients of one global batch; returns the mean loss of each of its sequences, and whether some rank must stop."""
+    recipe, ranks = run.recipe, run.ranks
+    size = recipe.global_batch_size
+    # Losses of the whole batch and the wish to stop travel in one sum over the world.
+    sums = torch.zeros(size + 1, dtype=torch.float64, device=megatron.device())
+    sums[size] = told_to_stop
+    batches = list(microbatches(recipe, ranks, windows))
     get_forward_backward_func()(
-        forward_step_func=partial(_forward_step, sums_C2 if ranks.reports_loss else None),
-        data_iterator=microbatches(recipe, order=order, ranks=ranks, step=step),
-        model=[model],
-        num_microbatches=recipe.num_microbatches(ranks.world_size),
+        forward_step_func=partial(_forward_step, sums if ranks.reports_loss else None, ranks.context_parallel_size),
+        data_iterator=[iter(batches) for _ in run.model] if len(run.model) > 1 else iter(batches),
+        model=run.model,
+        num_microbatches=len(batches),
         seq_length=recipe.seq_length,
         micro_batch_size=recipe.micro_batch_size,
-        forward_only=False,
+        forward_only=forward_only,
     )
-    sums = megatron.sum_over_ranks(sums_C2).tolist()
-    means = {
-        f"loss/{stream.name}": loss / count for stream, (loss, count) in zip(order.streams, sums, strict=True) if count
-    }
-    return {"loss": sum(loss for loss, _ in sums) / sum(count for _, count in sums), **means}
+    *losses, stops = megatron.sum_over_ranks(sums).tolist()
+    return [loss / recipe.seq_length for loss in losses], stops > 0
 
 
-def microbatches(
-    recipe: MidTraining, *, order: SampleOrder, ranks: megatron.Ranks, step: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """This data-parallel rank's sequences of one step: tokens [B, S + 1] and corpus index [B] per microbatch.
+@dataclass(frozen=True)
+class Microbatch:
+    tokens_BS1: torch.Tensor
+    #: Position in the window of the first token of each token's document; None attends to the whole window.
+    starts_BS: torch.Tensor | None
+    #: Place of each sequence in the global batch.
+    places_B: torch.Tensor
 
-    Sequence i of the step goes to microbatch and rank in the order Megatron uses, so the sum over ranks is the same batch at
-    every layout.
+
+def local_places(recipe: MidTraining, ranks: megatron.Ranks) -> Ints:
+    """Places [num_microbatches, B] in a global batch that this data-parallel rank computes.
+
+    Megatron's order: the sum over ranks is the same batch at every layout.
     """
-    size = recipe.micro_batch_size
-    for index in range(recipe.num_microbatches(ranks.world_size)):
-        first = step * recipe.global_batch_size + (index * ranks.data_parallel_size + ranks.data_parallel_rank) * size
-        tokens, corpora = order.read(np.arange(first, first + size))
-        yield torch.from_numpy(tokens).to(megatron.device()), torch.from_numpy(corpora).to(megatron.device())
+    per_pass = (recipe.num_microbatches(ranks.world_size), ranks.data_parallel_size, recipe.micro_batch_size)
+    return np.arange(recipe.global_batch_size).reshape(per_pass)[:, ranks.data_parallel_rank]
+
+
+def read_step(recipe: MidTraining, order: SampleOrder, ranks: megatron.Ranks, step: int) -> Windows:
+    """This rank's windows of one step, in the order of `local_places`."""
+    return order.read(step * recipe.global_batch_size + local_places(recipe, ranks).reshape(-1))
+
+
+def microbatches(recipe: MidTraining, ranks: megatron.Ranks, windows: Windows) -> Iterator[Microbatch]:
+    """The windows of a step, a micro-batch at a time, on the device."""
+    device, size = megatron.device(), recipe.micro_batch_size
+    for index, places_B in enumerate(local_places(recipe, ranks)):
+        rows = slice(index * size, (index + 1) * size)
+        starts = None if windows.starts_NS is None else windows.starts_NS[rows]
+        yield Microbatch(
+            tokens_BS1=torch.from_numpy(windows.tokens_NS1[rows]).to(device, non_blocking=True),
+            starts_BS=None if starts is None else torch.from_numpy(starts).to(device, non_blocking=True),
+            places_B=torch.from_numpy(places_B).to(device, non_blocking=True),
+        )
 
 
 def _forward_step(
-    sums_C2: torch.Tensor | None, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], model: torch.nn.Module
+    sums: torch.Tensor | None, context_parts: int, batches: Iterator[Microbatch], model: torch.nn.Module
 ) -> tuple[torch.Tensor, Callable[..., Any]]:
-    tokens, corpora_B = next(batches)
-    inputs_BS, labels_BS = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    positions_BS = torch.arange(inputs_BS.shape[1], device=tokens.device).expand_as(inputs_BS)
-    output = model(inputs_BS, positions_BS, None, labels=labels_BS)
-    return output, partial(_mean_loss, sums_C2, corpora_B)
+    batch = next(batches)
+    inputs_BS, labels_BS = batch.tokens_BS1[:, :-1].contiguous(), batch.tokens_BS1[:, 1:].contiguous()
+    positions_BS = torch.arange(inputs_BS.shape[1], device=inputs_BS.device).repeat(len(inputs_BS), 1)
+    part = megatron.context_slices(inputs=inputs_BS, labels=labels_BS, positions=positions_BS, starts=batch.starts_BS)
+    output = model(part["inputs"], part["positions"], part["starts"], labels=part["labels"])
+    return output, partial(_mean_loss, sums, context_parts, batch.places_B)
 
 
 def _mean_loss(
-    sums_C2: torch.Tensor | None, corpora_B: torch.Tensor, loss_BS: torch.Tensor
+    sums: torch.Tensor | None, context_parts: int, places_B: torch.Tensor, loss_BS: torch.Tensor
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Mean over the microbatch's tokens; Megatron divides by the microbatches, the data-parallel reduction by the ranks."""
+    """Mean over this rank's tokens of the micro-batch.
+
+    Megatron divides by the micro-batches and multiplies by the context-parallel parts; its reduction divides by data-parallel
+    ranks times context-parallel parts.
+    """
     loss_BS = loss_BS.float()
-    if sums_C2 is not None:
-        per_sequence = loss_BS.detach().sum(dim=1).double()
-        sums_C2[:, 0].index_add_(0, corpora_B, per_sequence)
-        sums_C2[:, 1].index_add_(0, corpora_B, torch.full_like(per_sequence, loss_BS.shape[1]))
-    return loss_BS.mean(), {}
+    if sums is not None:
+        sums.index_add_(0, places_B, loss_BS.detach().sum(dim=1).double())
+    return loss_BS.mean() / context_parts, {}
+
+
+def validate(run: Run, order: SampleOrder) -> Row:
+    """Mean loss on the validation blend, in all and per corpus: the same windows every time."""
+    assert run.recipe.validation is not None
+    run.watchdog.at(run.progress.step, "validation")
+    losses: list[float] = []
+    for index in range(run.recipe.validation_steps):
+        windows = read_step(run.recipe, order, run.ranks, index)
+        losses += forward_backward(run, windows, forward_only=True)[0]
+    row = {"loss": finite(math.fsum(losses) / len(losses))} | corpus_losses(order, losses, first=0)
+    return {f"validation/{key}": value for key, value in row.items()}
+
+
+def corpus_losses(order: SampleOrder, losses: Sequence[float], *, first: int) -> Row:
+    """Mean loss of each corpus among samples `first`, `first + 1`, ...; corpora without a sample are left out."""
+    corpora, _ = order.blend_order.locate(np.arange(first, first + len(losses)))
+    counts = np.bincount(corpora, minlength=len(order.streams))
+    sums = np.bincount(corpora, weights=losses, minlength=len(order.streams))
+    return {
+        f"loss/{stream.name}": finite(total / count)
+        for stream, total, count in zip(order.streams, sums, counts, strict=True)
+        if count
+    }
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return float(value) if math.isfinite(value) else None

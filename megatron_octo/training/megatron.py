@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,17 +14,29 @@ import torch.distributed
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
-from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.utils import get_batch_on_this_cp_rank
 
-from megatron_octo.training.attention import FusedAttention
-from megatron_octo.training.config import MidTraining, ModelConfig, Optimizer, Parallelism, Precision
+from megatron_octo.errors import ConfigError
+from megatron_octo.training import spec
+from megatron_octo.training.config import (
+    MidTraining,
+    ModelConfig,
+    Optimizer,
+    Precision,
+    Recompute,
+    RecomputeGranularity,
+)
+from megatron_octo.training.parallelism import Parallelism
 
-#: Seconds a collective may wait before a lost rank is reported.
-COLLECTIVE_TIMEOUT_SECONDS = 600
+#: Seconds a collective may wait before a lost rank is reported, where no watchdog looks earlier.
+COLLECTIVE_TIMEOUT_SECONDS = 600.0
+
+#: This rank's chunks of the model: one, or several with virtual pipeline stages.
+Model = list[DistributedDataParallel]
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,8 @@ class Ranks:
     world_size: int
     data_parallel_rank: int
     data_parallel_size: int
-    #: One rank per data-parallel replica and last pipeline stage holds the loss: tensor-parallel rank 0.
+    context_parallel_size: int
+    #: The losses of a replica are counted once per context-parallel part: on the last pipeline stage, tensor-parallel rank 0.
     reports_loss: bool
 
 
@@ -46,7 +59,7 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def initialize(parallelism: Parallelism, seed: int) -> Ranks:
+def initialize(parallelism: Parallelism, seed: int, *, timeout_seconds: float = COLLECTIVE_TIMEOUT_SECONDS) -> Ranks:
     """Join the process group torchrun, srun or the local launcher describes in the environment, and lay out the ranks."""
     on_gpu = device().type == "cuda"
     if on_gpu:
@@ -57,10 +70,12 @@ def initialize(parallelism: Parallelism, seed: int) -> Ranks:
         cpu.install()
     # Before anything collective: a layout that cannot work is refused on every rank alike.
     parallelism.data_parallel_size(int(os.environ.get("WORLD_SIZE", "1")))
-    _join("nccl" if on_gpu else "gloo")
+    _join("nccl" if on_gpu else "gloo", timedelta(seconds=timeout_seconds))
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallelism.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallelism.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallelism.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallelism.context_parallel_size,
     )
     torch.manual_seed(seed)
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
@@ -69,13 +84,13 @@ def initialize(parallelism: Parallelism, seed: int) -> Ranks:
         world_size=torch.distributed.get_world_size(),
         data_parallel_rank=parallel_state.get_data_parallel_rank(),
         data_parallel_size=parallel_state.get_data_parallel_world_size(),
+        context_parallel_size=parallel_state.get_context_parallel_world_size(),
         reports_loss=parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0,
     )
 
 
-def _join(backend: str) -> None:
+def _join(backend: str, timeout: timedelta) -> None:
     """The process group of torchrun, srun or the local launcher; a group of one where none of them started us."""
-    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
     if "WORLD_SIZE" in os.environ:
         torch.distributed.init_process_group(backend, timeout=timeout)
     else:
@@ -83,16 +98,39 @@ def _join(backend: str) -> None:
         torch.distributed.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
 
 
+def require_precision(precision: Precision) -> None:
+    """Raises `ConfigError` for fp8 without Transformer Engine: Megatron-Core would train in bf16 and say nothing."""
+    if precision is Precision.FP8 and not spec.uses_transformer_engine():
+        raise ConfigError(
+            "precision fp8 runs through Transformer Engine on a GPU of Hopper or newer, and this process has "
+            f"{'no Transformer Engine' if torch.cuda.is_available() else 'no GPU'}; set precision=bf16, or run in the GPU image"
+        )
+
+
 def gpt_config(recipe: MidTraining) -> TransformerConfig:
+    """Megatron's config of a phase: the model's and how it is trained. Raises `ConfigError` as `require_precision` does."""
+    require_precision(recipe.precision)
+    settings: dict[str, Any] = _recompute(recipe.recompute)
+    if recipe.precision is Precision.FP8:
+        settings |= {
+            "fp8": recipe.fp8.format.value,
+            "fp8_recipe": recipe.fp8.recipe.value,
+            "fp8_param": recipe.fp8.param_gather,
+        }
     return transformer_config(
-        recipe.model, recipe.parallelism, recipe.precision, init_method_std=recipe.init_method_std
+        recipe.model, recipe.parallelism, recipe.precision, init_method_std=recipe.init_method_std, **settings
     )
 
 
 def transformer_config(
-    model: ModelConfig, parallelism: Parallelism, precision: Precision, *, init_method_std: float = 0.02
+    model: ModelConfig,
+    parallelism: Parallelism,
+    precision: Precision,
+    *,
+    init_method_std: float = 0.02,
+    **settings: Any,
 ) -> TransformerConfig:
-    """Megatron's config of a Llama decoder; the fusions that need Apex or Transformer Engine stay off."""
+    """Megatron's config of a decoder; the fusions that need Apex stay off."""
     dtype = torch_dtype(precision)
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -106,14 +144,21 @@ def transformer_config(
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
+        add_qkv_bias=model.add_qkv_bias,
+        qk_layernorm=model.qk_layernorm,
         init_method_std=init_method_std,
         hidden_dropout=0.0,  # Megatron's default is 0.1
         attention_dropout=0.0,
         tensor_model_parallel_size=parallelism.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallelism.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallelism.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallelism.context_parallel_size,
+        sequence_parallel=parallelism.sequence_parallel,
+        overlap_p2p_comm=parallelism.overlap_p2p_comm,
+        batch_p2p_comm=not parallelism.overlap_p2p_comm,
         params_dtype=dtype,
         pipeline_dtype=dtype,
-        bf16=precision is Precision.BF16,
+        bf16=precision is not Precision.FP32,
         # The same initial weights at every tensor-parallel size.
         use_cpu_initialization=True,
         gradient_accumulation_fusion=False,
@@ -123,56 +168,92 @@ def transformer_config(
         apply_rope_fusion=False,
         persist_layer_norm=False,
         attention_softmax_in_fp32=True,
-        deallocate_pipeline_outputs=True,
+        # gloo sends from the tensor itself while the schedule goes on: freed early, the next stage receives other bytes.
+        deallocate_pipeline_outputs=device().type == "cuda",
+        **settings,
     )
 
 
+def _recompute(recompute: Recompute) -> dict[str, Any]:
+    match recompute.granularity:
+        case RecomputeGranularity.NONE:
+            return {}
+        case RecomputeGranularity.SELECTIVE:
+            return {"recompute_granularity": "selective", "recompute_modules": list(recompute.modules)}
+        case RecomputeGranularity.FULL:
+            return {
+                "recompute_granularity": "full",
+                "recompute_method": recompute.method.value,
+                "recompute_num_layers": recompute.num_layers,
+            }
+
+
 def torch_dtype(precision: Precision) -> torch.dtype:
-    return {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}[precision]
+    """Of weights and activations; fp8 is a format of matrix products inside a bf16 model."""
+    return torch.float32 if precision is Precision.FP32 else torch.bfloat16
 
 
-def build_gpt(model: ModelConfig, config: TransformerConfig) -> GPTModel:
-    """This rank's part of the model, initialised at random."""
+def build_gpt(model: ModelConfig, config: TransformerConfig, *, documents: bool = False) -> list[GPTModel]:
+    """This rank's chunks of the model, initialised at random; `documents`: attention is told where documents begin."""
+    chunks = config.virtual_pipeline_model_parallel_size
+    stages = [None] if chunks is None else range(chunks)
+    return [_build_chunk(model, config, stage, documents=documents) for stage in stages]
+
+
+def _build_chunk(model: ModelConfig, config: TransformerConfig, vp_stage: int | None, *, documents: bool) -> GPTModel:
     return GPTModel(
         config,
-        _layer_spec(),
+        spec.layer_spec(config, vp_stage=vp_stage, documents=documents),
         vocab_size=model.vocab_size,
         max_sequence_length=model.max_position_embeddings,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
         share_embeddings_and_output_weights=model.share_embeddings_and_output_weights,
         position_embedding_type="rope",
         rotary_base=int(model.rotary_base),
         rope_scaling=model.rope_scaling_factor is not None,
         rope_scaling_factor=model.rope_scaling_factor or 1.0,
+        vp_stage=vp_stage,
     )
 
 
-def _layer_spec() -> ModuleSpec:
-    spec = get_gpt_layer_local_spec(normalization="RMSNorm")
-    spec.submodules.self_attention.submodules.core_attention = FusedAttention
-    return spec
+def build(recipe: MidTraining) -> tuple[Model, Any]:
+    """The phase's model, initialised at random, and its optimizer."""
+    gpts = build_gpt(recipe.model, gpt_config(recipe), documents=recipe.reset_attention_mask)
+    model = wrap(gpts, recipe)
+    return model, build_optimizer(model, recipe)
 
 
-def wrap(gpt: GPTModel, recipe: MidTraining) -> DistributedDataParallel:
-    """Megatron's data-parallel wrapper: one fp32 gradient buffer, reduced after the last microbatch."""
-    module = gpt if recipe.precision is Precision.FP32 else Float16Module(gpt.config, gpt)
-    model = DistributedDataParallel(
-        gpt.config,
-        DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True,
-            use_distributed_optimizer=recipe.parallelism.use_distributed_optimizer,
-            check_for_nan_in_grad=True,
-        ),
-        module,
+def wrap(gpts: Sequence[GPTModel], recipe: MidTraining) -> Model:
+    """Megatron's data-parallel wrapper around each chunk: one fp32 gradient buffer, reduced after or during the backward pass."""
+    layout = recipe.parallelism
+    settings = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=layout.use_distributed_optimizer,
+        overlap_grad_reduce=layout.overlap_grad_reduce,
+        overlap_param_gather=layout.overlap_param_gather,
+        fp8_param_gather=recipe.precision is Precision.FP8 and recipe.fp8.param_gather,
+        # The loop looks at the norm of the whole gradient and can leave such a step out; this check would end the run.
+        check_for_nan_in_grad=False,
     )
-    model.broadcast_params()
+    model = [
+        DistributedDataParallel(
+            gpt.config,
+            settings,
+            gpt if recipe.precision is Precision.FP32 else Float16Module(gpt.config, gpt),
+            disable_bucketing=index > 0,
+        )
+        for index, gpt in enumerate(gpts)
+    ]
+    for chunk in model:
+        chunk.broadcast_params()
     return model
 
 
-def build_optimizer(model: DistributedDataParallel, recipe: MidTraining) -> Any:
+def build_optimizer(model: Model, recipe: MidTraining) -> Any:
     """Megatron's optimizer; gradients of tied embeddings and data-parallel ranks are finished by `finalize_model_grads`."""
     settings: Optimizer = recipe.optimizer
+    layout = recipe.parallelism
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
@@ -182,15 +263,50 @@ def build_optimizer(model: DistributedDataParallel, recipe: MidTraining) -> Any:
             adam_beta2=settings.adam_beta2,
             adam_eps=settings.adam_eps,
             clip_grad=settings.clip_grad,
-            bf16=recipe.precision is Precision.BF16,
+            bf16=recipe.precision is not Precision.FP32,
             params_dtype=torch_dtype(recipe.precision),
-            use_distributed_optimizer=recipe.parallelism.use_distributed_optimizer,
+            use_distributed_optimizer=layout.use_distributed_optimizer,
+            overlap_param_gather=layout.overlap_param_gather,
         ),
-        [model],
+        model,
     )
-    model.config.finalize_model_grads_func = finalize_model_grads
-    model.config.grad_scale_func = optimizer.scale_loss
+    config = model[0].config
+    config.finalize_model_grads_func = finalize_model_grads
+    config.grad_scale_func = optimizer.scale_loss
+    if layout.overlap_grad_reduce:
+        # Without it every micro-batch would be reduced by itself.
+        no_sync = [chunk.no_sync for chunk in model]
+        config.no_sync_func = no_sync if len(model) > 1 else no_sync[0]
     return optimizer
+
+
+def step(optimizer: Any, refuse: Callable[[float], bool]) -> tuple[float, bool]:
+    """Megatron's optimizer step, left out when `refuse` says so of the gradient's norm; returns the norm and whether it was taken.
+
+    The norm is one number of the whole world, so every rank decides alike.
+    """
+    optimizer.prepare_grads()
+    norm = float(optimizer.get_grad_norm())
+    if refuse(norm):
+        return norm, False
+    for part in inner_optimizers(optimizer):
+        if part.config.clip_grad > 0 and (parameters := part.get_parameters()):
+            clip_grad_by_total_norm_fp32(parameters, max_norm=part.config.clip_grad, total_norm=norm)
+    assert optimizer.step_with_ready_grads(), "fp32 and bf16 training have no loss scale to skip a step for"
+    return norm, True
+
+
+def finish_param_gather(model: Model) -> None:
+    """Have this step's weights on every rank: with overlap they would be gathered during the next forward pass only."""
+    for chunk in model:
+        if chunk.ddp_config.overlap_param_gather:
+            chunk.start_param_sync(force_sync=True)
+
+
+def context_slices(**batch_BS: torch.Tensor | None) -> dict[str, torch.Tensor | None]:
+    """This context-parallel rank's part of tensors [B, S, ...]: one chunk from the front of the sequence, one from the back."""
+    slices: dict[str, torch.Tensor | None] = get_batch_on_this_cp_rank(batch_BS)
+    return slices
 
 
 def set_learning_rate(optimizer: Any, learning_rate: float, weight_decay: float) -> None:
@@ -204,6 +320,11 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor over the whole world, on every rank."""
     torch.distributed.all_reduce(values)
     return values
+
+
+def store() -> torch.distributed.Store:
+    """The key-value store through which the ranks found each other."""
+    return torch.distributed.distributed_c10d._get_default_store()
 
 
 def barrier() -> None:

@@ -15,6 +15,7 @@ _DECAYS: dict[LearningRateStyle, Callable[[float], float]] = {
     LearningRateStyle.COSINE: lambda done: 0.5 * (math.cos(math.pi * done) + 1.0),
     LearningRateStyle.LINEAR: lambda done: 1.0 - done,
     LearningRateStyle.MINUS_SQRT: lambda done: 1.0 - math.sqrt(done),
+    LearningRateStyle.EXPONENTIAL: lambda done: 2.0 * math.pow(0.5, done) - 1.0,
 }
 
 
@@ -30,22 +31,30 @@ def learning_rate(schedule: Schedule, tokens: int, train_tokens: int) -> float:
     """The learning rate after `tokens` of a phase of `train_tokens`; beyond the end it stays where the decay ends."""
     if schedule.warmup_tokens and tokens <= schedule.warmup_tokens:
         return schedule.peak_lr * tokens / schedule.warmup_tokens
-    if schedule.style is LearningRateStyle.CONSTANT:
+    style, start = _decay(schedule, train_tokens)
+    if style is LearningRateStyle.CONSTANT or tokens <= start:
         return schedule.peak_lr
-    done = min(1.0, (tokens - schedule.warmup_tokens) / (train_tokens - schedule.warmup_tokens))
-    return schedule.min_lr + _DECAYS[schedule.style](done) * (schedule.peak_lr - schedule.min_lr)
+    done = min(1.0, (tokens - start) / (train_tokens - start))
+    return schedule.min_lr + _DECAYS[style](done) * (schedule.peak_lr - schedule.min_lr)
 
 
 def knots(schedule: Schedule, train_tokens: int) -> list[Knot]:
-    """Start, end of warmup and end; for a decay also its quarters."""
+    """Start, end of warmup and end; for a decay also where it starts and its quarters."""
     return [
         Knot(tokens=tokens, learning_rate=learning_rate(schedule, tokens, train_tokens))
         for tokens in sorted(set(_knot_tokens(schedule, train_tokens)))
     ]
 
 
+def _decay(schedule: Schedule, train_tokens: int) -> tuple[LearningRateStyle, int]:
+    """Shape of the decay and the tokens after which it starts: at the end of warmup, or later with style WSD."""
+    if schedule.wsd_decay_style is None or schedule.wsd_decay_tokens is None:
+        return schedule.style, schedule.warmup_tokens
+    return schedule.wsd_decay_style, train_tokens - schedule.wsd_decay_tokens
+
+
 def _knot_tokens(schedule: Schedule, train_tokens: int) -> Iterable[int]:
     yield from (0, schedule.warmup_tokens, train_tokens)
-    if schedule.style is not LearningRateStyle.CONSTANT:
-        decay_tokens = train_tokens - schedule.warmup_tokens
-        yield from (schedule.warmup_tokens + decay_tokens * quarter // 4 for quarter in (1, 2, 3))
+    style, start = _decay(schedule, train_tokens)
+    if style is not LearningRateStyle.CONSTANT:
+        yield from (start + (train_tokens - start) * quarter // 4 for quarter in range(4))

@@ -117,9 +117,10 @@ def train_save_load(scenario: Scenario, scratch: Path, without: list[str], resum
     import tiny_training as tiny
 
     from megatron_octo.training import checkpoint, cpu, megatron
-    from megatron_octo.training.config import Parallelism, Precision
+    from megatron_octo.training.config import Precision
     from megatron_octo.training.data import SampleOrder, TokenStream
     from megatron_octo.training.loop import train
+    from megatron_octo.training.parallelism import Parallelism
 
     cpu.install = functools.partial(cpu.install, without=without)
     recipe = dataclasses.replace(

@@ -1,40 +1,32 @@
 """Hugging Face to Megatron and back: bit-equal tensors, equal config, equal logits, through Megatron's own loading and saving."""
 
+import dataclasses
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_families
+import tiny_training
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from ranks import Ranks
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from megatron_octo import artifacts
+from megatron_octo.conversion import hf_config, parity
 from megatron_octo.conversion import run as conversion
 from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
 from megatron_octo.conversion.stream import TorchDistReader
 from megatron_octo.errors import ArtifactError, ConfigError
+from megatron_octo.training.config import LearningRateStyle, MidTraining, Schedule
 
-PROGRAM = Path(__file__).with_name("megatron_checkpoint.py")
+PROGRAM = Path(__file__).with_name("megatron_logits.py")
 VOCABULARY = {"<|begin_of_text|>": 0, "<|end_of_text|>": 1}
-
-
-def tiny_llama(directory: Path, *, tied: bool) -> Path:
-    """Random weights in transformers' own files; big enough that logits spread, with heads of another size than H / A."""
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        num_hidden_layers=4, hidden_size=64, intermediate_size=96, num_attention_heads=8, num_key_value_heads=4, head_dim=12,
-        vocab_size=128, max_position_embeddings=16384, tie_word_embeddings=tied, initializer_range=0.2, rms_norm_eps=1e-5,
-        rope_parameters={
-            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(directory)
-    return directory
+#: fp32 sums in another order.
+TOLERANCE = 1e-5
 
 
 def tokenizer(directory: Path) -> Path:
@@ -61,25 +53,14 @@ def to_hf(source: Path, out: Path, **fields: object) -> Path:
     return out
 
 
-def resave(source: Path, out: Path, *, tensor_parallel: int, pipeline_parallel: int) -> Path:
-    """Load a stage with Megatron on several ranks and save it again, with optimizer state."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "OMP_NUM_THREADS": "1"}
-    world = tensor_parallel * pipeline_parallel
-    command = [sys.executable, str(PROGRAM), str(source), str(out), str(tensor_parallel), str(pipeline_parallel)]
-    ranks = [
-        subprocess.Popen(
-            command, env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        )
-        for rank in range(world)
-    ]
-    try:
-        assert [rank.wait(timeout=120) for rank in ranks] == [0] * world
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return out
+def phase(model: Path, *, learning_rate: float, **changes: Any) -> MidTraining:
+    """A few steps of a Hugging Face directory's architecture."""
+    schedule = Schedule(style=LearningRateStyle.CONSTANT, peak_lr=learning_rate, min_lr=learning_rate)
+    return tiny_training.phase(model.name, steps=4, model=hf_config.read_config(model), schedule=schedule, **changes)
+
+
+def megatron_logits(*stages: Path) -> None:
+    subprocess.run([sys.executable, str(PROGRAM), *map(str, stages)], check=True)
 
 
 def assert_same_weights(one: Path, two: Path) -> None:
@@ -88,14 +69,67 @@ def assert_same_weights(one: Path, two: Path) -> None:
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_round_trip_is_bit_equal(tmp_path: Path, tied: bool) -> None:
-    model = tiny_llama(tmp_path / "model", tied=tied)
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("conversion")
+    for seed, corpus in enumerate(("prose", "code")):
+        tiny_training.write_shards(root / "shards", corpus, windows=40, seed=seed)
+    return root
+
+
+@pytest.fixture(scope="module")
+def both_ways(shards: Path, ranks: Ranks) -> Path:
+    """Per family: `hf/NAME`, a random model, and `imported/NAME` made from it; `trained/NAME`, a few steps from random weights on
+    two tensor-parallel ranks, and `exported/NAME` made from it. The Megatron stages hold their `logits.npz`."""
+    root = shards
+    for name in tiny_families.NAMES:
+        model = tiny_families.make(root / "hf" / name, name)
+        from_hf(model, root / "imported" / name)
+        # Far enough from where training starts that no bias is zero and no norm one.
+        recipe = tiny_training.laid_out(phase(model, learning_rate=0.03), tensor=2)
+        ranks.must(tiny_training.job(root, f"trained/{name}", recipe, ranks=2))
+        to_hf(root / "trained" / name, root / "exported" / name)
+    megatron_logits(*(root / way / name for way in ("imported", "trained") for name in tiny_families.NAMES))
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny_families.NAMES)
+def test_imported_models_answer_as_transformers_does(both_ways: Path, name: str) -> None:
+    parity.compare(both_ways / "imported" / name / "logits.npz", both_ways / "hf" / name, tolerance=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny_families.NAMES)
+def test_exported_models_answer_as_megatron_does(both_ways: Path, name: str) -> None:
+    exported = both_ways / "exported" / name
+    for weight_name, weight in load_file(exported / "model.safetensors").items():
+        start = 1.0 if "norm" in weight_name else 0.0
+        assert (weight - start).abs().max() > 0.01, f"{weight_name} is what training started from"
+    parity.compare(both_ways / "trained" / name / "logits.npz", exported, tolerance=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_wrong_order_of_biases_would_show(both_ways: Path, tmp_path: Path) -> None:
+    """The tolerance above is no blanket: one swapped pair of numbers in one bias is beyond it."""
+    source, npz = both_ways / "hf" / "qwen2-tied", both_ways / "imported" / "qwen2-tied" / "logits.npz"
+    model = AutoModelForCausalLM.from_pretrained(source)
+    bias = model.model.layers[3].self_attn.q_proj.bias
+    with torch.no_grad():
+        bias[:2] = bias[:2].flip(0)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="differ by up to"):
+        parity.compare(npz, tmp_path, tolerance=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", tiny_families.NAMES)
+def test_round_trip_is_bit_equal(tmp_path: Path, name: str) -> None:
+    model = tiny_families.make(tmp_path / "model", name)
     back = to_hf(from_hf(model, tmp_path / "megatron"), tmp_path / "back", tokenizer=tokenizer(tmp_path / "tokenizer"))
     assert_same_weights(model, back)
     before, after = (json.loads((place / "config.json").read_text()) for place in (model, back))
-    ignored = ("bos_token_id", "eos_token_id", "initializer_range")
-    assert {k: v for k, v in before.items() if k not in ignored} == {k: v for k, v in after.items() if k not in ignored}
+    changed = {key for key in before if before[key] != after.get(key)}
+    assert changed <= {"bos_token_id", "eos_token_id", "initializer_range"}
     loaded = AutoModelForCausalLM.from_pretrained(back)
     assert (loaded.generation_config.bos_token_id, loaded.generation_config.eos_token_id) == (0, 1)
     assert (back / "README.md").read_text().startswith("---\nlibrary_name: transformers")
@@ -103,42 +137,54 @@ def test_round_trip_is_bit_equal(tmp_path: Path, tied: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tied", "tensor_parallel", "pipeline_parallel"), [(True, 1, 2), (False, 2, 1)], ids=["tied-pp2", "untied-tp2"]
+    ("name", "tensor", "pipeline"),
+    [("llama-tied", 1, 2), ("llama-untied", 2, 1), ("qwen2-tied", 2, 1), ("qwen3-untied", 2, 1), ("qwen3-tied", 1, 2)],
 )
 def test_megatron_loads_and_saves_at_another_layout(
-    tmp_path: Path, tied: bool, tensor_parallel: int, pipeline_parallel: int
+    shards: Path, ranks: Ranks, tmp_path: Path, name: str, tensor: int, pipeline: int
 ) -> None:
-    model = tiny_llama(tmp_path / "model", tied=tied)
-    imported = from_hf(model, tmp_path / "imported", check_logits=tied)
-    trained = resave(
-        imported, tmp_path / "trained", tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel
+    model = tiny_families.make(tmp_path / "model", name)
+    from_hf(model, tmp_path / "imported")
+    # A learning rate that no weight is small enough to feel: there is optimizer state to save, and the weights stay as they are.
+    recipe = tiny_training.laid_out(
+        phase(model, learning_rate=1e-30, init_from="imported"), tensor=tensor, pipeline=pipeline
     )
-    keys = TorchDistReader(conversion.find_checkpoint(trained).checkpoint).tensors
+    job = tiny_training.job(tmp_path, "trained", recipe, ranks=2, parent="imported")
+    ranks.must(dataclasses.replace(job, config=dataclasses.replace(job.config, shards=shards / "shards")))
+    keys = TorchDistReader(conversion.find_checkpoint(job.out).checkpoint).tensors
     assert "optimizer.state.exp_avg.decoder.layers.mlp.linear_fc1.weight" in keys
-    exported = to_hf(trained, tmp_path / "exported", check_logits=not tied)
-    # Each check costs a Megatron process: one case checks on the way in, the other on the way out.
-    checked = artifacts.finished(imported if tied else exported)
-    assert checked["counts"]["largest_logit_difference"] <= 1e-5
-    assert_same_weights(model, exported)
+    assert_same_weights(model, to_hf(job.out, tmp_path / "exported"))
 
 
-def test_sharded_export_loads(tmp_path: Path) -> None:
-    model = tiny_llama(tmp_path / "model", tied=False)
-    back = to_hf(from_hf(model, tmp_path / "megatron"), tmp_path / "back", max_shard_bytes=100_000)
+@pytest.mark.slow
+def test_conversions_check_themselves(tmp_path: Path) -> None:
+    model = tiny_families.make(tmp_path / "model", "qwen3-tied")
+    imported = from_hf(model, tmp_path / "imported", check_logits=True)
+    exported = to_hf(imported, tmp_path / "exported", check_logits=True)
+    for stage in (imported, exported):
+        assert artifacts.finished(stage)["counts"]["largest_logit_difference"] <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["llama-untied", "qwen2-untied"])
+@pytest.mark.parametrize("max_shard_bytes", [100_000, 300])
+def test_sharded_export_loads(tmp_path: Path, name: str, max_shard_bytes: int) -> None:
+    """300 bytes: a matrix is larger than a file may be, a bias or a norm is not."""
+    model = tiny_families.make(tmp_path / "model", name)
+    back = to_hf(from_hf(model, tmp_path / "megatron"), tmp_path / "back", max_shard_bytes=max_shard_bytes)
     assert len(list(back.glob("model-*.safetensors"))) > 2
     loaded, original = (AutoModelForCausalLM.from_pretrained(place).state_dict() for place in (back, model))
     assert all(torch.equal(loaded[name], original[name]) for name in original)
 
 
 def test_bf16_export_rounds_once(tmp_path: Path) -> None:
-    model = tiny_llama(tmp_path / "model", tied=True)
+    model = tiny_families.make(tmp_path / "model", "llama-tied")
     back = to_hf(from_hf(model, tmp_path / "megatron"), tmp_path / "back", dtype=ExportDtype.BF16)
     rounded, original = load_file(back / "model.safetensors"), load_file(model / "model.safetensors")
     assert all(torch.equal(rounded[name], original[name].bfloat16()) for name in original)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    imported = from_hf(tiny_llama(tmp_path / "model", tied=True), tmp_path / "imported")
+    imported = from_hf(tiny_families.make(tmp_path / "model", "llama-tied"), tmp_path / "imported")
     described = json.loads((imported / "model.json").read_text())
     (imported / "model.json").write_text(json.dumps(described | {"share_embeddings_and_output_weights": False}))
     with pytest.raises(ArtifactError, match=r"missing: output_layer\.weight; unexpected: none"):
@@ -146,8 +192,26 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "back").exists()
 
 
+def test_a_model_of_no_family_is_refused(tmp_path: Path) -> None:
+    imported = from_hf(tiny_families.make(tmp_path / "model", "qwen2-tied"), tmp_path / "imported")
+    described = json.loads((imported / "model.json").read_text())
+    (imported / "model.json").write_text(json.dumps(described | {"qk_layernorm": True}))
+    with pytest.raises(ConfigError, match="add_qkv_bias True with qk_layernorm True is no Hugging Face model"):
+        to_hf(imported, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_second_copy_of_tied_embeddings_is_read(tmp_path: Path) -> None:
+    model = tiny_families.make(tmp_path / "model", "qwen3-tied")
+    weights = load_file(model / "model.safetensors")
+    twice = weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
+    save_file(twice, model / "model.safetensors", metadata={"format": "pt"})
+    back = load_file(to_hf(from_hf(model, tmp_path / "imported"), tmp_path / "back") / "model.safetensors")
+    assert back.keys() == weights.keys()
+
+
 def test_logits_need_a_stage(tmp_path: Path) -> None:
-    imported = from_hf(tiny_llama(tmp_path / "model", tied=True), tmp_path / "imported")
+    imported = from_hf(tiny_families.make(tmp_path / "model", "llama-tied"), tmp_path / "imported")
     with pytest.raises(ConfigError, match="check_logits runs the newest checkpoint of a stage; name"):
         to_hf(imported / "checkpoints" / "iter_0000000", tmp_path / "back", check_logits=True)
 

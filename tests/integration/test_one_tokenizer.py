@@ -8,8 +8,8 @@ import tiny_training as tiny
 from megatron_octo import artifacts
 from megatron_octo.errors import CorpusError
 from megatron_octo.shards import TOKENIZER_SHA256
-from megatron_octo.training import phase
 from megatron_octo.training.config import TrainingJob, blend
+from megatron_octo.training.corpora import open_corpora
 
 OTHER = "0" * 64
 
@@ -29,7 +29,7 @@ def model(directory: Path, **counts: str) -> Path:
 def test_corpora_of_one_blend(tmp_path: Path) -> None:
     tiny.write_shards(tmp_path, "prose", windows=5, seed=1)
     tiny.write_shards(tmp_path, "code", windows=5, seed=2)
-    assert list(phase.open_corpora(job(tmp_path))) == ["prose", "code"]
+    assert list(open_corpora(job(tmp_path))) == ["prose", "code"]
 
 
 def test_two_tokenizers_in_one_blend(tmp_path: Path) -> None:
@@ -39,18 +39,18 @@ def test_two_tokenizers_in_one_blend(tmp_path: Path) -> None:
         CorpusError,
         match=r"corpus 'code' in .*code was tokenised with another tokenizer \(000000000000\) than the corpus",
     ):
-        phase.open_corpora(job(tmp_path))
+        open_corpora(job(tmp_path))
 
 
 @pytest.mark.parametrize("counts", [{}, {TOKENIZER_SHA256: tiny.NO_TOKENIZER}])
 def test_a_model_with_this_tokenizer_or_none_known(tmp_path: Path, counts: dict[str, str]) -> None:
     tiny.write_shards(tmp_path, "prose", windows=5, seed=1)
     parent = model(tmp_path / "parent", **counts)
-    assert list(phase.open_corpora(job(tmp_path, parent=parent, corpora=("prose",)))) == ["prose"]
+    assert list(open_corpora(job(tmp_path, parent=parent, corpora=("prose",)))) == ["prose"]
 
 
 def test_a_model_with_another_tokenizer(tmp_path: Path) -> None:
     tiny.write_shards(tmp_path, "prose", windows=5, seed=1)
     parent = model(tmp_path / "parent", **{TOKENIZER_SHA256: OTHER})
     with pytest.raises(CorpusError, match=r"'prose' .* another tokenizer \(.*\) than the model in .*parent"):
-        phase.open_corpora(job(tmp_path, parent=parent, corpora=("prose",)))
+        open_corpora(job(tmp_path, parent=parent, corpora=("prose",)))

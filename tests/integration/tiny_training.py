@@ -16,12 +16,12 @@ from megatron_octo.training.config import (
     MidTraining,
     ModelConfig,
     OptimizerState,
-    Parallelism,
     Precision,
     Schedule,
     TrainingJob,
     blend,
 )
+from megatron_octo.training.parallelism import Parallelism
 
 VOCAB_SIZE = 64
 SEQ_LENGTH = 16
@@ -43,6 +43,10 @@ MODEL = ModelConfig(
 )
 
 
+def constant(rate: float) -> Schedule:
+    return Schedule(style=LearningRateStyle.CONSTANT, peak_lr=rate, min_lr=rate)
+
+
 def phase(name: str, *, steps: int, **changes: Any) -> MidTraining:
     """A phase of `steps` steps in fp32 on the corpora `prose` and `code`."""
     settings = MidTraining(
@@ -55,7 +59,7 @@ def phase(name: str, *, steps: int, **changes: Any) -> MidTraining:
         seq_length=SEQ_LENGTH,
         global_batch_size=BATCH,
         micro_batch_size=1,
-        schedule=Schedule(style=LearningRateStyle.CONSTANT, peak_lr=1e-2, min_lr=1e-2),
+        schedule=constant(1e-2),
         precision=Precision.FP32,
         save_interval_tokens=3 * STEP,
     )
@@ -91,13 +95,27 @@ def job(root: Path, name: str, recipe: MidTraining, *, ranks: int = 1, parent: s
     )
 
 
-def write_shards(directory: Path, corpus: str, *, windows: int, seed: int, tokenizer: str = NO_TOKENIZER) -> None:
-    """A finished corpus of exactly `windows` windows, in which a token mostly follows from the one before."""
+def write_shards(
+    directory: Path,
+    corpus: str,
+    *,
+    windows: int,
+    seed: int,
+    tokenizer: str = NO_TOKENIZER,
+    document_tokens: int | None = None,
+) -> None:
+    """A finished corpus of exactly `windows` windows, in which a token mostly follows from the one before.
+
+    Args:
+        document_tokens: length of a document; None makes one of all tokens.
+    """
     out = directory / corpus
     with artifacts.stage(out, kind="tokenize", config={"corpus": corpus}):
         tokens = _tokens(windows * SEQ_LENGTH + 1, seed)
+        length = document_tokens or tokens.size
+        ends = [*range(length, tokens.size, length), tokens.size]
         with ShardWriter(out / corpus, vocab_size=VOCAB_SIZE) as writer:
-            writer.add(tokens, np.array([tokens.size]))
+            writer.add(tokens, np.diff(ends, prepend=0))
         artifacts.write_json(out / MANIFEST, to_dict(_manifest(corpus, writer.shard(), tokenizer)))
 
 

@@ -17,6 +17,8 @@ BASE = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "
 #: Nouns of a room: arithmetic on its config, and names and identities of files, as light as the config itself.
 NOUNS = {f"{room}.config" for room in ROOMS} | {
     "training.estimate",
+    "training.memory",
+    "training.parallelism",
     "training.schedule",
     "tokenization.sources",
     "tokenization.identity",

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -5,10 +7,11 @@ from megatron_octo.conversion import layout
 from megatron_octo.training.config import ModelConfig
 
 
-def model(*, tied: bool = True) -> ModelConfig:
+def model(*, tied: bool = True, **family: Any) -> ModelConfig:
     return ModelConfig(
         num_layers=2, hidden_size=8, ffn_hidden_size=6, num_attention_heads=4, num_query_groups=2, kv_channels=3,
         vocab_size=10, max_position_embeddings=32, share_embeddings_and_output_weights=tied,
+        **family,
     )  # fmt: skip
 
 
@@ -22,9 +25,18 @@ def test_qkv_rows_go_group_by_group() -> None:
     assert torch.equal(layout.join_qkv(query, key, value, groups=2), qkv)
 
 
+def test_a_bias_goes_group_by_group_too() -> None:
+    # 4 heads of two numbers in 2 groups
+    query, key, value = layout.split_qkv(torch.arange(16.0), heads=4, groups=2)
+    assert query.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert (key.tolist(), value.tolist()) == ([4, 5, 12, 13], [6, 7, 14, 15])
+    assert torch.equal(layout.join_qkv(query, key, value, groups=2), torch.arange(16.0))
+
+
+@pytest.mark.parametrize("family", [{}, {"add_qkv_bias": True}, {"qk_layernorm": True}])
 @pytest.mark.parametrize("tied", [True, False])
-def test_join_undoes_split_for_every_weight(tied: bool) -> None:
-    for weight in layout.weights(model(tied=tied)):
+def test_join_undoes_split_for_every_weight(tied: bool, family: dict[str, bool]) -> None:
+    for weight in layout.weights(model(tied=tied, **family)):
         whole = torch.randn(weight.shape)
         parts = weight.split(whole)
         assert [tuple(part.shape) for part in parts] == list(weight.hf_shapes)
@@ -51,3 +63,24 @@ def test_names_are_those_of_transformers(tied: bool, count: int) -> None:
     assert ("lm_head.weight" in shapes) is not tied
     assert shapes["model.layers.1.self_attn.k_proj.weight"] == (6, 8)
     assert shapes["model.layers.0.self_attn.o_proj.weight"] == (8, 12)
+
+
+def test_what_the_qwen_families_have_besides() -> None:
+    llama = layout.hf_shapes(model())
+    qwen2, qwen3 = layout.hf_shapes(model(add_qkv_bias=True)), layout.hf_shapes(model(qk_layernorm=True))
+    attention = "model.layers.1.self_attn"
+    assert {name: shape for name, shape in qwen2.items() if name not in llama and ".1." in name} == {
+        f"{attention}.q_proj.bias": (12,), f"{attention}.k_proj.bias": (6,), f"{attention}.v_proj.bias": (6,),
+    }  # fmt: skip
+    assert {name: shape for name, shape in qwen3.items() if name not in llama and ".1." in name} == {
+        f"{attention}.q_norm.weight": (3,), f"{attention}.k_norm.weight": (3,),
+    }  # fmt: skip
+
+
+def test_megatron_keys_of_the_qwen_families() -> None:
+    llama = {weight.key for weight in layout.weights(model())}
+    qwen2 = {weight.key for weight in layout.weights(model(add_qkv_bias=True))}
+    qwen3 = {weight.key for weight in layout.weights(model(qk_layernorm=True))}
+    attention = "decoder.layers.self_attention"
+    assert qwen2 - llama == {f"{attention}.linear_qkv.bias"}
+    assert qwen3 - llama == {f"{attention}.q_layernorm.weight", f"{attention}.k_layernorm.weight"}

@@ -135,7 +135,7 @@ def test_every_published_recipe_fits_100_columns(name: str) -> None:
     [
         ({"nodes": 0, "gpus_per_node": 8}, "0 nodes with 8 GPUs each"),
         ({"nodes": 1, "gpus_per_node": 8, "throughput": 0.0}, "a throughput of 0 tokens per second"),
-        ({"nodes": 3, "gpus_per_node": 5}, "15 ranks do not divide into TP 2 x PP 1; use a multiple of 2"),
+        ({"nodes": 3, "gpus_per_node": 5}, "15 ranks do not divide into TP 2 x PP 1 x CP 1; use a multiple of 2"),
         ({"nodes": 3, "gpus_per_node": 8}, "global_batch_size 512 does not divide by micro_batch_size 1 x 12"),
     ],
 )

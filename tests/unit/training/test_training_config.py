@@ -14,11 +14,11 @@ from megatron_octo.training.config import (
     MidTraining,
     ModelConfig,
     OptimizerState,
-    Parallelism,
     Schedule,
     Share,
     blend,
 )
+from megatron_octo.training.parallelism import Parallelism
 
 
 def stable() -> MidTraining:
@@ -127,7 +127,7 @@ def test_data_parallel_ranks(tensor: int, pipeline: int, world: int, expected: i
 
 @pytest.mark.parametrize("world", [0, 1, 12])
 def test_a_world_that_does_not_divide(world: int) -> None:
-    with pytest.raises(ConfigError, match=f"{world} ranks do not divide into TP 8 x PP 1; use a multiple of 8"):
+    with pytest.raises(ConfigError, match=f"{world} ranks do not divide into TP 8 x PP 1 x CP 1; use a multiple of 8"):
         Parallelism(tensor_model_parallel_size=8).data_parallel_size(world)
 
 

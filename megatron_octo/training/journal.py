@@ -1,0 +1,97 @@
+"""What a run says about itself beside its metrics: the state file, the times of its checkpoints, the steps it left out.
+
+OUT/logs/state.json          where the run stands and why it stopped (state.py)
+OUT/logs/checkpoints.jsonl   per checkpoint: how long training stood still for it, and when it was complete on the disk
+OUT/logs/skipped/            the documents of every step that was left out
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from megatron_octo.errors import TrainingError
+from megatron_octo.training import anomalies, checkpoint, state
+from megatron_octo.training.checkpoint import Progress
+from megatron_octo.training.config import MidTraining
+from megatron_octo.training.data import SampleOrder
+from megatron_octo.training.publishing import checkpoint_name
+from megatron_octo.training.saving import Saved
+from megatron_octo.training.state import Reason
+
+
+class Journal:
+    """Keeps `logs/state.json` and `logs/checkpoints.jsonl` up to date; rank 0's writes, the others' does nothing.
+
+    An exception that passes through it is recorded as the reason of the end.
+    """
+
+    def __init__(self, out: Path, progress: Progress, *, speaks: bool) -> None:
+        self.out, self.progress, self.speaks = out, progress, speaks
+        newest = checkpoint.latest(out)
+        self.checkpoint = newest.name if newest is not None else None
+
+    def __enter__(self) -> "Journal":
+        self.ended(Reason.RUNNING, None)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is not None:
+            self.ended(
+                Reason.ANOMALIES if isinstance(error, TrainingError) else Reason.ERROR,
+                f"{type(error).__name__}: {error}",
+            )
+
+    def ended(self, reason: Reason, detail: str | None) -> None:
+        if self.speaks:
+            state.write(
+                self.out, reason=reason, step=self.progress.step, tokens=self.progress.tokens,
+                total_tokens=self.progress.total_tokens, checkpoint=self.checkpoint, detail=detail,
+            )  # fmt: skip
+
+    def saved(self, saved: Saved) -> None:
+        """A checkpoint is complete and on the disk."""
+        self.checkpoint = checkpoint_name(saved.step)
+        self.ended(Reason.RUNNING, None)
+        if self.speaks:
+            row = {
+                "step": saved.step, "stall_seconds": saved.stall_seconds, "total_seconds": saved.total_seconds,
+                "bytes": saved.bytes,
+            }  # fmt: skip
+            with (self.out / "logs" / "checkpoints.jsonl").open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+    def not_saved(self, message: str) -> None:
+        """A checkpoint could not be written; training goes on."""
+        self.ended(Reason.SAVE_FAILED, message)
+        if self.speaks:
+            say(f"warning: {message}")
+
+    def skipped(self, recipe: MidTraining, order: SampleOrder, why: str, losses_G: Sequence[float]) -> None:
+        """A step is left out: say why, write down its documents. Raises `TrainingError` when there were too many."""
+        step, first = self.progress.step + 1, self.progress.step * recipe.global_batch_size
+        file = self.out / "logs" / "skipped" / f"step_{step:07d}.txt"
+        if self.speaks:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            documents = order.documents(np.arange(first, first + len(losses_G)))
+            file.write_text(
+                "".join(f"loss {loss:.4g}\t{line}\n" for loss, line in zip(losses_G, documents, strict=True))
+            )
+        worst = order.documents(np.array([first + index for index in anomalies.suspects(losses_G)]))
+        message = (
+            f"step {step:,} was left out: {why}; look first at\n  " + "\n  ".join(worst) + f"\nits documents: {file}"
+        )
+        if self.progress.skipped_steps > recipe.anomalies.max_skipped_steps:
+            raise TrainingError(
+                f"{message}\nthis phase skipped {self.progress.skipped_steps} steps, anomalies.max_skipped_steps allows "
+                f"{recipe.anomalies.max_skipped_steps}; mend the data or raise the number, then start it again: it continues from "
+                "the newest checkpoint"
+            )
+        if self.speaks:
+            say(f"warning: {message}")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

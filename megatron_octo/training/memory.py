@@ -1,0 +1,361 @@
+"""Memory per GPU of a layout, by part. Standard library only, so that `show` can print it.
+
+Weights, gradients and optimizer state are sums over the tensors of a rank (without the padding of Megatron's buffers, below 64
+numbers each). What activations take is added up tensor by tensor, as autograd keeps them, for the modules of
+`training/spec.py`: tests/integration/test_memory.py counts the kept tensors of real models, benchmarks/memory.py compares the peak
+of real runs. Not included: the CUDA context, NCCL's buffers, fragments of the allocator, a checkpoint being written.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from megatron_octo.training import estimate
+from megatron_octo.training.config import (
+    MidTraining,
+    Precision,
+    Recompute,
+    RecomputeGranularity,
+    RecomputeMethod,
+)
+
+# Letters of the formulas: t tokens and s positions of a micro-batch on this rank, h hidden size, f FFN size, v vocabulary, q query
+# width, k key width, w bytes of a number; q, k, f and v are this tensor-parallel rank's part.
+
+FP32_BYTES = 4
+FP8_BYTES = 1
+#: Bytes of a number in weights and activations; fp8 is a format of matrix products inside a bf16 model.
+NUMBER_BYTES = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP8: 2}
+GRADIENT_BYTES = 4  # reduced and accumulated in fp32 whatever the precision
+#: Bytes per parameter: Adam's two moments, and in bf16 runs the fp32 copy of the weights.
+OPTIMIZER_BYTES = {Precision.FP32: 8, Precision.BF16: 12, Precision.FP8: 12}
+#: Extra bytes per matrix weight in fp8: Transformer Engine keeps the matrix quantised by rows and by columns between the
+#: micro-batches of a step. With `param_gather` these two are all there is of it. Read in its `linear.py`, not measured.
+FP8_COPIES_BYTES = 2
+
+
+class Modules(enum.Enum):
+    """Whose modules a layer is made of (`training/spec.py`)."""
+
+    #: Megatron's own with our attention and norm: counted by reading and by test.
+    LOCAL = "local"
+    #: Counted by reading Transformer Engine 2.x (`layernorm_linear.py`, `linear.py`, flash attention); no run has confirmed it.
+    TRANSFORMER_ENGINE = "Transformer Engine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """Bytes beside weights, gradients and optimizer state at the moment of a step that takes most."""
+
+    moment: str
+    #: What the layers keep for the backward pass, of all micro-batches in flight.
+    layers: int
+    #: The final norm, logits and their softmax.
+    output: int
+    #: What lives for one operation: gradients of a matrix before they are added up, Adam's intermediate results.
+    temporary: int
+
+    @property
+    def total(self) -> int:
+        return self.layers + self.output + self.temporary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on the fullest GPU."""
+
+    #: Pipeline stage of that GPU, from 0.
+    stage: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: Activations
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations.total
+
+
+def memory(config: MidTraining, world_size: int, *, modules: Modules | None = None) -> Memory:
+    """Bytes of the fullest rank: the first pipeline stage has most micro-batches in flight, the last one the logits.
+
+    Args:
+        modules: None takes Transformer Engine's but in fp32, whose runs are those of a CPU.
+
+    Raises `ConfigError` when the ranks do not divide.
+    """
+    if modules is None:
+        modules = Modules.LOCAL if config.precision is Precision.FP32 else Modules.TRANSFORMER_ENGINE
+    stages = range(config.parallelism.pipeline_model_parallel_size)
+    return max((_of_stage(config, world_size, stage, modules) for stage in stages), key=lambda memory: memory.total)
+
+
+def local_parameters(config: MidTraining, stage: int) -> int:
+    """Parameters on a rank of a pipeline stage: matrices are split by tensor parallelism, norms are not.
+
+    Tied tables lie on the first and on the last stage, and once where these are the same.
+    """
+    model, layout = config.model, config.parallelism
+    first, last = stage == 0, stage == layout.pipeline_model_parallel_size - 1
+    tables = first + last - (first and last and model.share_embeddings_and_output_weights)
+    return (
+        _layers(config) * _layer_parameters(config)
+        + tables * _table(config)
+        + (model.hidden_size if last else 0)  # the final norm
+    )
+
+
+def _of_stage(config: MidTraining, world_size: int, stage: int, modules: Modules) -> Memory:
+    layout, precision = config.parallelism, config.precision
+    parameters = local_parameters(config, stage)
+    # The optimizer is sharded over the ranks that hold the same weights: data-parallel and context-parallel.
+    replicas = layout.data_parallel_size(world_size) * layout.context_parallel_size
+    shards = replicas if layout.use_distributed_optimizer else 1
+    moments = _moments(config, world_size, stage, modules, optimizer_shards=shards)
+    return Memory(
+        stage=stage,
+        weights=_weight_bytes(config, parameters),
+        gradients=parameters * GRADIENT_BYTES,
+        optimizer=-(-parameters * OPTIMIZER_BYTES[precision] // shards),
+        activations=max(moments, key=lambda moment: moment.total),
+    )
+
+
+def _weight_bytes(config: MidTraining, parameters: int) -> int:
+    if config.precision is not Precision.FP8:
+        return parameters * NUMBER_BYTES[config.precision]
+    matrices = _layers(config) * _layer_matrices(config)
+    width = NUMBER_BYTES[Precision.BF16]
+    return (parameters - matrices) * width + matrices * ((0 if config.fp8.param_gather else width) + FP8_COPIES_BYTES)
+
+
+def _moments(
+    config: MidTraining, world_size: int, stage: int, modules: Modules, *, optimizer_shards: int
+) -> list[Activations]:
+    """The moments of a step that can take most, on a rank of `stage`."""
+    tensors = Tensors(config, modules)
+    first, last = stage == 0, stage == config.parallelism.pipeline_model_parallel_size - 1
+    tied = first and last and config.model.share_embeddings_and_output_weights
+    table = _table(config) * tensors.width
+    chunk = tensors.layers(config.recompute)
+    flying = in_flight(config, config.num_microbatches(world_size), stage)
+    kept = flying * (chunk + (tensors.indices if first else tensors.received))
+    # A tied table's gradient is one sum of two: the output layer's waits until the embedding's is there.
+    waiting = table if tied else 0
+    moments = [
+        Activations(
+            moment="backward pass of a layer",
+            layers=kept,
+            output=0,
+            temporary=tensors.recomputed(config.recompute) + tensors.layer_backward + waiting,
+        ),
+        Activations(
+            moment="optimizer step",
+            layers=0,
+            output=0,
+            temporary=tensors.adam(
+                max(_table(config) if first or last else 0, _largest_matrix(config)), optimizer_shards
+            ),
+        ),
+    ]
+    if first:
+        # The layers of this micro-batch are done with; the others in flight are not.
+        moments += [
+            Activations(
+                moment="gradient of the embedding",
+                layers=kept - kept // flying,
+                output=0,
+                temporary=table + waiting + tensors.stream,
+            )
+        ]
+    if last:
+        moments += [
+            Activations(moment="loss", layers=kept, output=tensors.output, temporary=tensors.loss),
+            Activations(
+                moment="backward pass of the output layer",
+                layers=kept,
+                output=tensors.output - tensors.softmax,
+                temporary=tensors.logits_gradient + tensors.stream + table,
+            ),
+        ]
+    return moments
+
+
+def in_flight(config: MidTraining, num_microbatches: int, stage: int) -> int:
+    """Model chunks whose activations a rank of `stage` holds at once: Megatron's `get_pp_rank_microbatches`, and the one at work."""
+    layout = config.parallelism
+    behind = layout.pipeline_model_parallel_size - stage - 1
+    warmup = behind
+    if layout.num_chunks > 1:
+        warmup = 2 * behind + (layout.num_chunks - 1) * layout.pipeline_model_parallel_size
+    return min(warmup + 1, num_microbatches * layout.num_chunks)
+
+
+class Tensors:
+    """Bytes of the tensors of one micro-batch and one model chunk on a rank."""
+
+    def __init__(self, config: MidTraining, modules: Modules) -> None:
+        model, layout = config.model, config.parallelism
+        tensor = layout.tensor_model_parallel_size
+        self.model, self.layout, self.modules = model, layout, modules
+        self.documents = config.reset_attention_mask
+        self.fp8 = config.precision is Precision.FP8
+        self.width = NUMBER_BYTES[config.precision]
+        self.positions = config.seq_length // layout.context_parallel_size
+        self.tokens = config.micro_batch_size * self.positions
+        #: Tokens of the residual stream and of the norms.
+        self.stream_tokens = self.tokens // tensor if layout.sequence_parallel else self.tokens
+        self.query = model.num_attention_heads * model.kv_channels // tensor
+        self.key = model.num_query_groups * model.kv_channels // tensor
+        self.heads, self.groups = model.num_attention_heads // tensor, model.num_query_groups // tensor
+        self.ffn = model.ffn_hidden_size // tensor
+        self.vocabulary = model.vocab_size // tensor
+        self.num_layers = _layers(config) // layout.num_chunks
+
+    @property
+    def stream(self) -> int:
+        """The residual stream, or its gradient: t h."""
+        return self.width * self.stream_tokens * self.model.hidden_size
+
+    @property
+    def angles(self) -> int:
+        """RoPE's angles in fp32, which recomputed layers are called with again: s x head size, one tensor for all layers."""
+        return FP32_BYTES * self.positions * self.model.kv_channels
+
+    @property
+    def received(self) -> int:
+        """A later stage holds on to what it received; in fp32 that is the tensor which the first norm keeps."""
+        keeps_copy = self.modules is Modules.LOCAL and self.width != FP32_BYTES
+        return self.stream if keeps_copy else 0
+
+    @property
+    def indices(self) -> int:
+        """Token ids for the embedding, and which of them lie in another rank's part of the table."""
+        return self.tokens * (8 + (self.layout.tensor_model_parallel_size > 1))
+
+    def layers(self, recompute: Recompute) -> int:
+        """What autograd keeps of all layers."""
+        if recompute.granularity is not RecomputeGranularity.FULL:
+            return self.num_layers * self.layer(recompute)
+        if recompute.method is RecomputeMethod.UNIFORM:
+            return self.num_layers // recompute.num_layers * self.stream + self.angles
+        recomputed = min(self.num_layers, recompute.num_layers)
+        return recomputed * self.stream + self.angles + (self.num_layers - recomputed) * self.layer(recompute)
+
+    def layer(self, recompute: Recompute) -> int:
+        """What autograd keeps of one layer."""
+        left_out = recompute.modules if recompute.granularity is RecomputeGranularity.SELECTIVE else ()
+        norms = 2 * (self.stream if "layernorm" in left_out else self._norm(matrix_follows_in_fp8=self.fp8))
+        attention = self._projections() + self._core_attention(recomputed="core_attn" in left_out)
+        return norms + attention + (0 if "mlp" in left_out else self._mlp())
+
+    def _norm(self, *, matrix_follows_in_fp8: bool) -> int:
+        """Input, inverse root mean square, and output, which the next matrix product keeps.
+
+        Torch's RMS norm on the CPU is a chain of fp32 operations and keeps the normalised input too.
+        """
+        kept = 2 * FP32_BYTES if self.modules is Modules.LOCAL else self.width
+        output = FP8_BYTES if matrix_follows_in_fp8 else self.width
+        return self.stream_tokens * ((kept + output) * self.model.hidden_size + FP32_BYTES)
+
+    def _projections(self) -> int:
+        """Cosines and sines of the positions for queries and keys; with QK norm what those norms keep; in fp8 a copy.
+
+        Unfused RoPE writes the cosines and sines in the precision of the run anew for each layer.
+        """
+        rotary = 4 * self.width * self.positions * self.model.kv_channels
+        output = FP8_BYTES * self.tokens * self.query if self.fp8 else 0
+        return rotary + output + (self._head_norms() if self.model.qk_layernorm else 0)
+
+    def _head_norms(self) -> int:
+        """Input, normalised input and inverse root mean square of every query and key head."""
+        # Both are views of the projection's output, which the values keep alive, but queries of several groups are put together.
+        queries = self.query if self.groups > 1 else 0
+        if self.modules is Modules.TRANSFORMER_ENGINE:
+            return self.tokens * (self.width * queries + FP32_BYTES * (self.heads + self.groups))
+        inputs = queries if self.width == FP32_BYTES else self.query + self.key
+        return self.tokens * FP32_BYTES * (inputs + self.query + self.key + self.heads + self.groups)
+
+    def _core_attention(self, *, recomputed: bool) -> int:
+        """Query and key after RoPE, the projection's output (values are a view of it), the result, log-sum-exp per head.
+
+        The result is the next matrix product's input. Pieces of a window (documents, context parallelism) are put together into a
+        second one; context parallelism keeps the keys and values of the whole window in place of this rank's.
+        """
+        context = self.layout.context_parallel_size
+        keys_values = self.key + (self.query + 2 * self.key) if context == 1 else 2 * self.key * context
+        pieces = self.query if (context > 1 or self.documents) and not recomputed else 0
+        log_sum_exp = 0 if recomputed else FP32_BYTES * self.heads
+        return self.tokens * (self.width * (self.query + keys_values + self.query + pieces) + log_sum_exp)
+
+    def _mlp(self) -> int:
+        """Gate and up in one tensor, the gate's SiLU, up again (Megatron adds 0 to it), their product."""
+        product = FP8_BYTES if self.fp8 else self.width
+        return self.tokens * self.ffn * (4 * self.width + product)
+
+    @property
+    def output(self) -> int:
+        """Final norm, softmax in fp32, and per token a mask and an index of the label."""
+        return self._norm(matrix_follows_in_fp8=False) + self.softmax + self.tokens * (1 + 8)
+
+    @property
+    def softmax(self) -> int:
+        """In fp32 it takes the place of the logits, and its gradient the softmax's."""
+        return FP32_BYTES * self.tokens * self.vocabulary
+
+    @property
+    def loss(self) -> int:
+        """Beside the softmax: the logits and the stream behind them, if they are of another precision."""
+        return 0 if self.width == FP32_BYTES else self.logits_gradient + self.stream
+
+    @property
+    def logits_gradient(self) -> int:
+        return self.width * self.tokens * self.vocabulary
+
+    @property
+    def layer_backward(self) -> int:
+        """The stream's gradient and what the MLP's backward pass adds to what is kept: it is the widest part of a layer.
+
+        Either the gradients of SiLU and up while all is still there, or the gradient of the product and of the matrix behind it.
+        """
+        columns = self.width * self.tokens * self.ffn
+        matrix = self.width * self.ffn * self.model.hidden_size
+        gathered = self.width * self.tokens * self.model.hidden_size if self.layout.sequence_parallel else 0
+        return self.stream + gathered + max(2 * columns, columns + matrix)
+
+    def recomputed(self, recompute: Recompute) -> int:
+        """What is made again at once during the backward pass."""
+        if recompute.granularity is RecomputeGranularity.NONE:
+            return 0
+        plain = Recompute()
+        if recompute.granularity is RecomputeGranularity.SELECTIVE:
+            return self.layer(plain) - self.layer(recompute)
+        at_once = min(recompute.num_layers, self.num_layers) if recompute.method is RecomputeMethod.UNIFORM else 1
+        return at_once * self.layer(plain)
+
+    def adam(self, largest: int, shards: int) -> int:
+        """Torch's AdamW makes the root of the second moment and its quotient of one tensor at a time; fused ones make none."""
+        return 2 * FP32_BYTES * -(-largest // shards) if self.modules is Modules.LOCAL else 0
+
+
+def _layers(config: MidTraining) -> int:
+    """Layers on a rank, over all its chunks."""
+    return config.model.num_layers // config.parallelism.pipeline_model_parallel_size
+
+
+def _table(config: MidTraining) -> int:
+    """Numbers of a rank's part of the embedding table, or of the output table."""
+    return estimate.embedding_parameters(config.model) // config.parallelism.tensor_model_parallel_size
+
+
+def _layer_matrices(config: MidTraining) -> int:
+    return estimate.layer_matrices(config.model) // config.parallelism.tensor_model_parallel_size
+
+
+def _largest_matrix(config: MidTraining) -> int:
+    """Gate and up are one matrix."""
+    return 2 * config.model.ffn_hidden_size * config.model.hidden_size // config.parallelism.tensor_model_parallel_size
+
+
+def _layer_parameters(config: MidTraining) -> int:
+    vectors = estimate.layer_vectors(config.model, config.parallelism.tensor_model_parallel_size)
+    return _layer_matrices(config) + vectors

@@ -1,0 +1,54 @@
+"""Which modules a layer is made of: Transformer Engine's where it can run, elsewhere Megatron's own with our attention and norm.
+
+The keys of a checkpoint are the same for both.
+"""
+
+import torch
+from megatron.core.models.gpt import gpt_layer_specs
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_octo.training.attention import FusedAttention
+from megatron_octo.training.norm import RMSNorm
+
+
+def uses_transformer_engine() -> bool:
+    """Whether Megatron-Core found Transformer Engine when it was imported, and there is a GPU for it."""
+    # Never imported here: the bare package without its CUDA parts raises RuntimeError.
+    return bool(gpt_layer_specs.HAVE_TE) and torch.cuda.is_available()
+
+
+def layer_spec(
+    config: TransformerConfig, *, vp_stage: int | None = None, documents: bool = False
+) -> TransformerBlockSubmodules:
+    """The layers of one model chunk (`vp_stage`, None without virtual stages), and the final norm.
+
+    Args:
+        documents: attention gets the first positions of documents in place of a mask (`FusedAttention`).
+    """
+    if uses_transformer_engine():
+        return transformer_engine_spec(config, vp_stage=vp_stage, documents=documents)
+    return local_spec(config, vp_stage=vp_stage)
+
+
+def local_spec(config: TransformerConfig, *, vp_stage: int | None) -> TransformerBlockSubmodules:
+    layer = gpt_layer_specs.get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.qk_layernorm)
+    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = FusedAttention
+    if config.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    return TransformerBlockSubmodules(
+        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=RMSNorm
+    )
+
+
+def transformer_engine_spec(
+    config: TransformerConfig, *, vp_stage: int | None, documents: bool
+) -> TransformerBlockSubmodules:
+    block = gpt_layer_specs.get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+    if documents:
+        # Transformer Engine's causal attention would ignore them without a word.
+        for layer in block.layer_specs:
+            layer.submodules.self_attention.submodules.core_attention = FusedAttention
+    return block
