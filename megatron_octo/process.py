@@ -1,7 +1,8 @@
 """A stage as a process: `python -m megatron_octo.<room>.run CONFIG.json OUT [--force]`.
 
-The same entry runs under the local study, under torchrun and inside a Slurm job. Exit codes: 0 done, 2 something the user can
-mend (one message on stderr), 130 interrupted, 1 a defect of ours (with its traceback).
+The same entry runs under the local study, under torchrun and inside a Slurm job. Exit codes: 0 done (or, for a training run told to
+stop, saved: its state file says which), 2 something the user can mend (one message on stderr), 75 a rank hung and a restart
+continues, 130 interrupted, 1 a defect of ours (with its traceback).
 """
 
 import argparse
@@ -21,6 +22,8 @@ ConfigT = TypeVar("ConfigT")
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+#: EX_TEMPFAIL of sysexits.h, "the user is invited to retry": what a restart can mend.
+EXIT_HUNG = 75
 #: What the file system refuses and the user can mend: missing, in the way, forbidden, full.
 USERS_ERRNO = (
     errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT

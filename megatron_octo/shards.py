@@ -15,22 +15,21 @@ torch and cannot be imported on every data node.
           8 (D+1)  sequence index where each document starts, and S at the end, int64
 
 We write one sequence per document; the reader takes documents of several. Nothing is held in memory: opening looks at the ends of the
-files, finding the document of a token at a page per halving (docs/measurements.md).
+files, finding the document of a token at two numbers per halving of them.
 
 A tokenised corpus is a stage directory with one or more shards and a `manifest.json` that names them.
 """
 
 import bisect
 import hashlib
-import mmap
 import os
 import struct
 import time
 import uuid
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,6 +44,7 @@ from megatron_octo.errors import CorpusError
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
+LENGTH, POINTER = np.dtype("<i4"), np.dtype("<i8")
 DTYPES: dict[int, np.dtype[Any]] = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
 
 #: Numbers of an index in memory at a time.
@@ -143,49 +143,53 @@ class ShardWriter:
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Index:
-    """An `.idx` mapped from the disk. Its numbers are not aligned, so a whole-array function of numpy would copy them all."""
+class _File:
+    """Reads here and there in a file, which is opened when first read.
 
-    path: Path
-    dtype: np.dtype[Any]
-    #: Tokens of every sequence.
-    lengths: npt.NDArray[np.int32]
-    #: Byte of the `.bin` where every sequence begins.
-    pointers: Offsets
-    #: Sequence with which every document begins, and their number.
-    marks: Offsets
+    Not mapped: a page fault reads megabytes around it from some disks (measured: 10 ms for 32 kB where reading takes 0.05), what it
+    maps counts as this process' memory, and a file that is cut off under a mapping ends the process.
+    """
 
-    @classmethod
-    def map(cls, path: Path) -> "Index":
-        """Map an index after checking its size and both ends. Raises `CorpusError` naming the file."""
-        header = read_header(path)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, dtype: np.dtype[Any], count: int, *, at: int) -> npt.NDArray[Any]:
+        """`count` numbers from byte `at` on. Raises `CorpusError` naming the file."""
         try:
-            with path.open("rb") as stream:
-                data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            data = os.pread(self._descriptor, count * dtype.itemsize, at)
         except OSError as error:
-            raise CorpusError(f"cannot map the shard index {path}: {error.strerror}") from error
-        # Otherwise every fault reads megabytes around it from some disks.
-        data.madvise(mmap.MADV_RANDOM)
-        pointers_at = HEADER.size + 4 * header.sequences
-        index = cls(
-            path=path,
-            dtype=header.dtype,
-            lengths=np.frombuffer(data, "<i4", header.sequences, HEADER.size),
-            pointers=np.frombuffer(data, "<i8", header.sequences, pointers_at),
-            marks=np.frombuffer(data, "<i8", header.marks, pointers_at + 8 * header.sequences),
-        )
-        index._check_ends()
-        return index
+            raise CorpusError(f"cannot read {self.path}: {error.strerror}") from error
+        if len(data) < count * dtype.itemsize:
+            raise CorpusError(f"{self.path} was cut off while it was being read; tokenize the corpus again")
+        return np.frombuffer(data, dtype)
+
+    def close(self) -> None:
+        """Give the descriptor back, of which a process has some hundreds; reading again opens the file again."""
+        if self.__dict__.pop("_descriptor", None) is not None:
+            self._closing()
+
+    @cached_property
+    def _descriptor(self) -> int:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._closing = weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+
+class Index:
+    """An `.idx`, of which no more is read than is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `CorpusError` naming the file where its size or its ends are wrong; `ShardReader.open` looks at all of it."""
+        self.header = read_header(path)
+        self._file = _File(path)
+        #: Of all sequences.
+        self.num_tokens = self._check_ends()
+        # Most runs never ask where documents begin.
+        self._file.close()
 
     @property
     def num_documents(self) -> int:
-        return len(self.marks) - 1
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of all sequences, as the last one has it."""
-        return int(self.pointers[-1]) // self.dtype.itemsize + int(self.lengths[-1]) if len(self.lengths) else 0
+        return self.header.marks - 1
 
     def documents_between(self, start: int, stop: int) -> range:
         """The documents that hold the tokens from `start` up to `stop`, and empty ones between them."""
@@ -197,44 +201,59 @@ class Index:
 
         Raises `CorpusError` where they, or the sequences in them, do not follow one another.
         """
-        marks = np.array(self.marks[documents.start : documents.stop + 1])
+        marks = self._marks(documents.start, len(documents) + 1)
         first, last = int(marks[0]), int(marks[-1])
-        if (np.diff(marks) < 0).any() or not 0 <= first <= last <= len(self.pointers):
+        if (np.diff(marks) < 0).any() or not 0 <= first <= last <= self.header.sequences:
             raise self._damaged(documents)
-        # Where a sequence ends the next one begins, and after the last one the file ends.
-        ends = self.pointers[first:last] + self.lengths[first:last] * np.int64(self.dtype.itemsize)
-        begins = np.append(self.pointers[first : last + 1], self.num_tokens * self.dtype.itemsize)[: last - first + 1]
-        if not np.array_equal(ends, begins[1:]) or (np.diff(begins) < 0).any():
+        # A sequence ends where the next one begins, the last one with the file.
+        begins = self._begins(first, last - first + 1)
+        if not np.array_equal(np.diff(begins), self._lengths(first, last - first)):
             raise self._damaged(documents)
-        offsets: Offsets = begins[marks[:-1] - first] // self.dtype.itemsize
-        return offsets
+        return begins[marks[:-1] - first]
 
     def _document_of(self, token: int) -> int:
         documents = range(self.num_documents)
         return bisect.bisect_right(documents, token, key=self._offset) - 1
 
     def _offset(self, document: int) -> int:
-        mark = int(self.marks[document])
-        if not 0 <= mark <= len(self.pointers):
+        mark = int(self._marks(document, 1)[0])
+        if not 0 <= mark <= self.header.sequences:
             raise self._damaged(range(document, document + 1))
-        return int(self.pointers[mark]) // self.dtype.itemsize if mark < len(self.pointers) else self.num_tokens
+        return self._begin(mark)
+
+    def _begin(self, sequence: int) -> int:
+        return int(self._begins(sequence, 1)[0])
+
+    def _begins(self, first: int, count: int) -> Offsets:
+        """The token with which each of `count` sequences begins; the one after the last begins where the tokens end."""
+        stored = min(count, self.header.sequences - first)
+        pointers = self._file.read(POINTER, stored, at=self.header.pointers_at + first * POINTER.itemsize)
+        begins: Offsets = pointers // self.header.dtype.itemsize
+        return begins if stored == count else np.append(begins, self.num_tokens)
+
+    def _lengths(self, first: int, count: int) -> npt.NDArray[np.int32]:
+        return self._file.read(LENGTH, count, at=HEADER.size + first * LENGTH.itemsize)
+
+    def _marks(self, first: int, count: int) -> Offsets:
+        return self._file.read(POINTER, count, at=self.header.marks_at + first * POINTER.itemsize)
 
     def _damaged(self, documents: range) -> CorpusError:
         return CorpusError(
-            f"{self.path} is damaged between the documents {documents.start:,} and {documents.stop - 1:,}: they do not follow one "
-            "another; tokenize the corpus again"
+            f"{self._file.path} is damaged between the documents {documents.start:,} and {documents.stop - 1:,}: they do not follow "
+            "one another; tokenize the corpus again"
         )
 
-    def _check_ends(self) -> None:
-        """What a look at the first and last numbers tells; `ShardReader.open` looks at all."""
-        if not len(self.marks) or (self.marks[0], self.marks[-1]) != (0, len(self.lengths)):
-            raise CorpusError(
-                f"{self.path}: document marks do not run from 0 to {len(self.lengths):,}; tokenize the corpus again"
-            )
-        if len(self.lengths) and (self.pointers[0] != 0 or self.lengths[-1] < 0 or self.pointers[-1] < 0):
-            raise CorpusError(
-                f"{self.path}: sequences do not begin at byte 0 or end before it; tokenize the corpus again"
-            )
+    def _check_ends(self) -> int:
+        """The number of tokens, as the last sequence has it."""
+        path, last = self._file.path, self.header.sequences - 1
+        if self.num_documents < 0 or [*self._marks(0, 1), *self._marks(self.num_documents, 1)] != [0, last + 1]:
+            raise CorpusError(f"{path}: document marks do not run from 0 to {last + 1:,}; tokenize the corpus again")
+        if last < 0:
+            return 0
+        begin, length = self._begin(last), int(self._lengths(last, 1)[0])
+        if self._begin(0) != 0 or begin < 0 or length < 0:
+            raise CorpusError(f"{path}: sequences do not begin at byte 0 or end before it; tokenize the corpus again")
+        return begin + length
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -242,24 +261,16 @@ class ShardReader:
     """A shard. Document i is `tokens[document_offsets[i]:document_offsets[i + 1]]`."""
 
     prefix: Path
-    dtype: np.dtype[Any]
-    num_tokens: int
-    num_documents: int
+    index: Index
     #: All token ids lie below it, by the corpus' manifest; None for a shard by itself.
     vocab_size: int | None
 
     @classmethod
     def attach(cls, prefix: Path, *, vocab_size: int | None = None) -> "ShardReader":
         """Open a shard after checking sizes and ends, at the same cost for any shard. Raises `CorpusError` naming the file."""
-        index = Index.map(idx_path(prefix))
-        _check_size(bin_path(prefix), index.dtype, index.num_tokens)
-        return cls(
-            prefix=prefix,
-            dtype=index.dtype,
-            num_tokens=index.num_tokens,
-            num_documents=index.num_documents,
-            vocab_size=vocab_size,
-        )
+        index = Index(idx_path(prefix))
+        _check_size(bin_path(prefix), index.header.dtype, index.num_tokens)
+        return cls(prefix=prefix, index=index, vocab_size=vocab_size)
 
     @classmethod
     def open(cls, prefix: Path) -> "ShardReader":
@@ -268,17 +279,25 @@ class ShardReader:
         _check_index(idx_path(prefix), header.dtype, *read_arrays(idx_path(prefix), header))
         return cls.attach(prefix)
 
-    def read(self, start: int, stop: int) -> Tokens:
-        """The tokens from `start` up to `stop`, for those who read here and there.
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.index.header.dtype
 
-        A page fault in `tokens` reads megabytes around it from some disks (measured: 10 ms for 32 kB where reading takes 0.05),
-        and a file that is cut off under a mapping ends the process.
-        """
-        size = self.dtype.itemsize
-        data = os.pread(self._file.fileno(), (stop - start) * size, start * size)
-        if len(data) < (stop - start) * size:
-            raise CorpusError(f"{self._file.name} was cut off while it was being read; tokenize the corpus again")
-        return np.frombuffer(data, self.dtype)
+    @property
+    def num_tokens(self) -> int:
+        return self.index.num_tokens
+
+    @property
+    def num_documents(self) -> int:
+        return self.index.num_documents
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """The tokens from `start` up to `stop`, for those who read here and there."""
+        return self._bin.read(self.dtype, stop - start, at=start * self.dtype.itemsize)
+
+    @cached_property
+    def _bin(self) -> _File:
+        return _File(bin_path(self.prefix))
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -287,21 +306,10 @@ class ShardReader:
         return np.memmap(bin_path(self.prefix), self.dtype, "r") if self.num_tokens else np.zeros(0, self.dtype)
 
     @cached_property
-    def _file(self) -> FileIO:
-        try:
-            return bin_path(self.prefix).open("rb", buffering=0)
-        except OSError as error:
-            raise CorpusError(f"cannot read the shard {bin_path(self.prefix)}: {error.strerror}") from error
-
-    @cached_property
-    def index(self) -> Index:
-        """Mapped when first asked for: a mapping holds a file descriptor, and most runs never ask."""
-        return Index.map(idx_path(self.prefix))
-
-    @cached_property
     def document_offsets(self) -> Offsets:
         """Token offset of every document, and the number of tokens at the end: 8 bytes of memory per document."""
-        return _offsets(self.index.lengths)[self.index.marks]
+        lengths, _, marks = read_arrays(idx_path(self.prefix), self.index.header)
+        return _offsets(lengths)[marks]
 
     @property
     def document_lengths(self) -> Offsets:
@@ -430,9 +438,18 @@ class Header:
         return DTYPES[self.dtype_code]
 
     @property
+    def pointers_at(self) -> int:
+        """Byte of the first offset, behind the lengths."""
+        return HEADER.size + LENGTH.itemsize * self.sequences
+
+    @property
+    def marks_at(self) -> int:
+        return self.pointers_at + POINTER.itemsize * self.sequences
+
+    @property
     def file_bytes(self) -> int:
         """Size of the whole `.idx`."""
-        return HEADER.size + 12 * self.sequences + 8 * self.marks
+        return self.marks_at + POINTER.itemsize * self.marks
 
 
 def read_header(path: Path) -> Header:

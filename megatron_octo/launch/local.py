@@ -24,7 +24,7 @@ from megatron_octo import artifacts, units
 from megatron_octo.errors import ArtifactError, ResourceError
 from megatron_octo.launch import doctor
 from megatron_octo.launch.jobs import Job, StageFailedError, write_config
-from megatron_octo.process import EXIT_INTERRUPTED, EXIT_USER_ERROR, die_with_parent
+from megatron_octo.process import EXIT_HUNG, EXIT_INTERRUPTED, EXIT_USER_ERROR, die_with_parent
 
 POLL_SECONDS = 0.1
 #: How long a process may take to leave after SIGTERM.
@@ -217,6 +217,11 @@ class _Running:
         if code == EXIT_USER_ERROR and rank == 0:
             return StageFailedError(
                 f"stage {name} stopped: see its message above; finished stages stay, run the same command again"
+            )
+        if code == EXIT_HUNG:
+            return StageFailedError(
+                f"a rank of stage {name} made no progress; the message above names it, {self.job.out}/logs/stacks holds what every rank "
+                "was doing; run the same command again, it continues from the newest checkpoint"
             )
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
         said = "" if rank == 0 else f"\nits last lines:\n{_tail(self.job.logs / f'rank{rank}.log')}"

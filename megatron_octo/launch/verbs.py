@@ -125,9 +125,7 @@ def train(
                 f"{phase.name} reads the corpus '{corpus}', but {shards / corpus} is no tokenised corpus"
                 f"{nearest(corpus, there) if there else ''}; make it with 'megatron-octo tokenize'"
             )
-    job = TrainingJob(
-        recipe=phase, shards=shards, init_checkpoint=init_checkpoint, options=options or RunOptions()
-    )
+    job = TrainingJob(recipe=phase, shards=shards, init_checkpoint=init_checkpoint, options=options or RunOptions())
     return _job(phase.name, "megatron_octo.training.run", job, out, ranks=ranks)
 
 

@@ -41,27 +41,23 @@ MODULES = (
     "dist_checkpointing.strategies.fully_parallel",
     "dist_checkpointing.strategies.state_dict_saver",
 )
-FACTORIES = (
-    "empty",
-    "zeros",
-    "ones",
-    "full",
-    "tensor",
-    "arange",
-    "rand",
-    "randn",
-    "empty_like",
-    "zeros_like",
-    "ones_like",
-)
+#: Functions of torch to which they give the device by its name, or ask for pinned memory.
+FACTORIES = ("empty_like", "tensor", "zeros")
+#: Names of torch.cuda that they use.
+CUDA: dict[str, Any] = {
+    "current_device": lambda: CPU,
+    "synchronize": lambda *_, **__: None,
+    "get_rng_state": lambda *_, **__: torch.get_rng_state(),
+    "random": types.SimpleNamespace(get_rng_state=lambda *_, **__: torch.get_rng_state()),
+    "manual_seed": torch.manual_seed,
+}
 
 
 def install(*, without: Iterable[str] = ()) -> None:
     """Redirect megatron.core to the CPU, once per process.
 
     Args:
-        without: modules or methods (`Tensor.cuda`, `Tensor.type`, `set_rng_state`) to leave alone; for the test that shows each
-            of them is needed.
+        without: names of `STAND_INS` to leave alone; for the test that shows each of them is needed.
     """
     import megatron.core
 
@@ -69,19 +65,16 @@ def install(*, without: Iterable[str] = ()) -> None:
     assert megatron.core.__version__ == MEGATRON_CORE_VERSION, (
         f"the CPU stand-ins were made for megatron-core {MEGATRON_CORE_VERSION}, not {megatron.core.__version__}"
     )
-    left_out = set(without)
-    view = _torch_on_cpu()
+    left_out = frozenset(without)
+    view = _torch_on_cpu(left_out)
     for name in MODULES:
         module = importlib.import_module(f"megatron.core.{name}")
         if name not in left_out and module.torch is not view:
             assert module.torch is torch, f"{name} was redirected before"
             module.torch = view  # type: ignore[attr-defined]
-    if "set_rng_state" not in left_out:
-        _redirect_rng()
-    if "Tensor.cuda" not in left_out:
-        _redirect_tensor_cuda()
-    if "Tensor.type" not in left_out:
-        _redirect_tensor_type()
+    for name, redirect in ELSEWHERE.items():
+        if name not in left_out:
+            redirect()
 
 
 class _View(types.ModuleType):
@@ -97,20 +90,10 @@ class _View(types.ModuleType):
 
 
 @functools.cache
-def _torch_on_cpu() -> _View:
-    random_state = {
-        "get_rng_state": lambda *_, **__: torch.get_rng_state(),
-        "set_rng_state": lambda state, *_, **__: torch.set_rng_state(state),
-        "manual_seed": torch.manual_seed,
-    }
-    cuda = _View(
-        torch.cuda,
-        current_device=lambda: CPU,
-        synchronize=lambda *_, **__: None,
-        random=_View(torch.cuda.random, **random_state),
-        **random_state,
-    )
-    return _View(torch, cuda=cuda, **{name: _factory_on_cpu(getattr(torch, name)) for name in FACTORIES})
+def _torch_on_cpu(left_out: frozenset[str]) -> _View:
+    on_cuda = {name: stand_in for name, stand_in in CUDA.items() if f"torch.cuda.{name}" not in left_out}
+    factories = {name: _factory_on_cpu(getattr(torch, name)) for name in FACTORIES if f"torch.{name}" not in left_out}
+    return _View(torch, cuda=_View(torch.cuda, **on_cuda), **factories)
 
 
 def _factory_on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -155,3 +138,10 @@ def _redirect_tensor_type() -> None:
 
 def _called_by_megatron() -> bool:
     return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("megatron.core")
+
+
+#: What is not found through a module's name `torch`.
+ELSEWHERE = {"set_rng_state": _redirect_rng, "Tensor.cuda": _redirect_tensor_cuda, "Tensor.type": _redirect_tensor_type}
+STAND_INS = (
+    *MODULES, *ELSEWHERE, *(f"torch.{name}" for name in FACTORIES), *(f"torch.cuda.{name}" for name in CUDA)
+)  # fmt: skip

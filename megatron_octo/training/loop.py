@@ -18,8 +18,9 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron_octo.training import anomalies, megatron
 from megatron_octo.training.checkpoint import Progress
 from megatron_octo.training.config import MidTraining
-from megatron_octo.training.data import Ints, SampleOrder, StepReader, Windows
+from megatron_octo.training.data import SampleOrder, StepReader, Windows
 from megatron_octo.training.meter import Meter
+from megatron_octo.training.order import Ints
 from megatron_octo.training.saving import Saver
 from megatron_octo.training.schedule import learning_rate
 from megatron_octo.training.state import StopSignal
@@ -90,7 +91,7 @@ def train_step(run: Run, windows: Windows) -> tuple[Row, bool]:
     for chunk in run.model:
         chunk.zero_grad_buffer()
     run.watchdog.at(progress.step, "forward_backward")
-    losses_G, stopped = forward_backward(run, windows, told_to_stop=run.stop.received is not None)
+    losses_G, stopped = forward_backward(run, windows)
     loss = math.fsum(losses_G) / len(losses_G)
     run.watchdog.at(progress.step, "optimizer")
     reasons: list[str] = []
@@ -122,15 +123,12 @@ def train_step(run: Run, windows: Windows) -> tuple[Row, bool]:
     return row, stopped
 
 
-def forward_backward(
-    run: Run, windows: Windows, *, told_to_stop: bool = False, forward_only: bool = False
-) -> tuple[list[float], bool]:
+def forward_backward(run: Run, windows: Windows, *, forward_only: bool = False) -> tuple[list[float], bool]:
     """Gradients of one global batch; returns the mean loss of each of its sequences, and whether some rank must stop."""
     recipe, ranks = run.recipe, run.ranks
     size = recipe.global_batch_size
     # Losses of the whole batch and the wish to stop travel in one sum over the world.
     sums = torch.zeros(size + 1, dtype=torch.float64, device=megatron.device())
-    sums[size] = told_to_stop
     batches = list(microbatches(recipe, ranks, windows))
     get_forward_backward_func()(
         forward_step_func=partial(_forward_step, sums if ranks.reports_loss else None, ranks.context_parallel_size),
@@ -141,6 +139,7 @@ def forward_backward(
         micro_batch_size=recipe.micro_batch_size,
         forward_only=forward_only,
     )
+    sums[size] = run.stop.received is not None
     *losses, stops = megatron.sum_over_ranks(sums).tolist()
     return [loss / recipe.seq_length for loss in losses], stops > 0
 

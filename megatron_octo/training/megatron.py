@@ -19,6 +19,8 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
 from megatron.core.utils import get_batch_on_this_cp_rank
+from torch.distributed import Store
+from torch.distributed.distributed_c10d import _get_default_store
 
 from megatron_octo.errors import ConfigError
 from megatron_octo.training import spec
@@ -322,9 +324,9 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def store() -> torch.distributed.Store:
+def store() -> Store:
     """The key-value store through which the ranks found each other."""
-    return torch.distributed.distributed_c10d._get_default_store()
+    return _get_default_store()
 
 
 def barrier() -> None:

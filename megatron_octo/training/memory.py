@@ -63,6 +63,7 @@ class Activations:
 class Memory:
     """Bytes on the fullest GPU."""
 
+    modules: Modules
     #: Pipeline stage of that GPU, from 0.
     stage: int
     weights: int
@@ -112,6 +113,7 @@ def _of_stage(config: MidTraining, world_size: int, stage: int, modules: Modules
     shards = replicas if layout.use_distributed_optimizer else 1
     moments = _moments(config, world_size, stage, modules, optimizer_shards=shards)
     return Memory(
+        modules=modules,
         stage=stage,
         weights=_weight_bytes(config, parameters),
         gradients=parameters * GRADIENT_BYTES,
@@ -276,16 +278,32 @@ class Tensors:
         return self.tokens * FP32_BYTES * (inputs + self.query + self.key + self.heads + self.groups)
 
     def _core_attention(self, *, recomputed: bool) -> int:
-        """Query and key after RoPE, the projection's output (values are a view of it), the result, log-sum-exp per head.
+        """Query, keys and values, the result, log-sum-exp per head. The result is the next matrix product's input.
 
-        The result is the next matrix product's input. Pieces of a window (documents, context parallelism) are put together into a
-        second one; context parallelism keeps the keys and values of the whole window in place of this rank's.
+        Pieces of a window (documents, context parallelism) are put together into a second result.
         """
-        context = self.layout.context_parallel_size
-        keys_values = self.key + (self.query + 2 * self.key) if context == 1 else 2 * self.key * context
-        pieces = self.query if (context > 1 or self.documents) and not recomputed else 0
+        in_pieces = self.layout.context_parallel_size > 1 or self.documents
+        pieces = self.query if in_pieces and not recomputed else 0
         log_sum_exp = 0 if recomputed else FP32_BYTES * self.heads
-        return self.tokens * (self.width * (self.query + keys_values + self.query + pieces) + log_sum_exp)
+        gathered = self.layout.context_parallel_size > 1 and not recomputed
+        keys_values = self._whole_window() if gathered else self.tokens * self.width * (self.key + self._projection)
+        return self.tokens * (self.width * (2 * self.query + pieces) + log_sum_exp) + keys_values
+
+    @property
+    def _projection(self) -> int:
+        """The matrix product that makes query, key and value, of which the values are a view; the other two are new after RoPE."""
+        return self.query + 2 * self.key
+
+    def _whole_window(self) -> int:
+        """Context parallelism: keys and values of all ranks; the projection only where the keys' norm keeps its view of it."""
+        context = self.layout.context_parallel_size
+        viewed = self.model.qk_layernorm and (self.modules is not Modules.LOCAL or self.width == FP32_BYTES)
+        numbers = 2 * self.key * context + (self._projection if viewed else 0)
+        # Without a GPU's kernels for it, a chunk that sees more keys than it has queries gets a mask written out: two chunks, of
+        # which one sees r + 1 chunks and the other 2 C - r, on all ranks r but the first.
+        chunk = self.positions // 2
+        mask = chunk * chunk * (2 * context + 1) if self.modules is Modules.LOCAL else 0
+        return self.width * (self.tokens * numbers + mask)
 
     def _mlp(self) -> int:
         """Gate and up in one tensor, the gate's SiLU, up again (Megatron adds 0 to it), their product."""

@@ -85,7 +85,8 @@ class Saver:
         Args:
             keep: checkpoints kept, the newest first; and for good those whose step is a multiple of `keep_every`.
             asynchronous: go on training while the checkpoint is written.
-            on_saved, on_failure: called on every rank, at a `poll`, `start` or `finish`.
+            on_saved: called on every rank when a checkpoint is complete.
+            on_failure: called on every rank with what failed when training goes on all the same.
         """
         self.checkpoints = stage_directory / "checkpoints"
         self.model, self.optimizer = model, optimizer
@@ -98,9 +99,8 @@ class Saver:
         self.failures_in_a_row = 0
         if megatron.is_rank_zero():
             publishing.remove_leftovers(self.checkpoints)
-        # Megatron collects garbage at every save, 0.25 s of looking through what importing made; and a forked writer would
-        # copy the memory of all that is looked at.
-        gc.collect()
+        # Megatron collects garbage at every save and would look through all that importing made, 0.25 s; and a forked writer would
+        # copy the memory of what is looked at.
         gc.freeze()
 
     def start(self, progress: Progress) -> None:
@@ -127,10 +127,10 @@ class Saver:
         self._complete(blocking=False)
 
     def finish(self) -> None:
-        """Wait for the save under way. Raises `ResourceError` when the last one failed."""
-        self._complete(blocking=True)
+        """Wait for the save under way, the run's last. Raises `ResourceError` when the last one failed."""
+        self._complete(blocking=True, last=True)
         if self.last_failure is not None:
-            raise ResourceError(self.last_failure)
+            raise ResourceError(f"{self.last_failure}; run the same command again when it can be written")
 
     def _schedule(self, save: _UnderWay, progress: Progress) -> None:
         """What `dist_checkpointing.save` does, except that rank 0's own file may fail without the others waiting for it."""
@@ -149,7 +149,7 @@ class Saver:
         with signals_held():
             self.queue.schedule_async_request(save.inbox.route(request))
 
-    def _complete(self, *, blocking: bool) -> None:
+    def _complete(self, *, blocking: bool, last: bool = False) -> None:
         if self.under_way is None:
             return
         began = time.perf_counter()
@@ -158,7 +158,7 @@ class Saver:
                 return
             total_bytes = self._publish(self.under_way)
         except (_NotWrittenError, CheckpointException) as error:
-            self._fail(error)
+            self._fail(error, last=last)
             return
         now = time.perf_counter()
         saved = Saved(
@@ -179,15 +179,14 @@ class Saver:
         def publish() -> int:
             save_config(CheckpointingConfig(*FORMAT), str(partial_directory))
             total_bytes = publishing.publish(partial_directory, save.step, known)
-            with contextlib.suppress(
-                OSError
-            ):  # it is saved all the same; the next save tries to remove the old ones again
+            # It is saved all the same; the next save tries again to remove the old ones.
+            with contextlib.suppress(OSError):
                 publishing.prune(self.checkpoints, keep=self.keep, keep_every=self.keep_every)
             return total_bytes
 
         return _from_rank_zero(publish)
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException, *, last: bool = False) -> None:
         save = self.under_way
         assert save is not None
         self.under_way = None
@@ -196,7 +195,8 @@ class Saver:
         self.last_failure = _from_rank_zero(lambda: self._clean_up(save, error))
         if self.failures_in_a_row >= MAX_FAILURES:
             raise ResourceError(f"{self.last_failure}; {MAX_FAILURES} saves in a row failed, so training stops")
-        self.on_failure(self.last_failure)
+        if not last:
+            self.on_failure(f"{self.last_failure}; training goes on and saves again later")
 
     def _clean_up(self, save: _UnderWay, error: BaseException) -> str:
         if save.partial is not None:
@@ -209,10 +209,7 @@ def describe_failure(checkpoints: Path, *, step: int, error: BaseException) -> s
     free = units.bytes_(artifacts.free_bytes(checkpoints))
     newest = publishing.named_latest(checkpoints)
     left = f"the newest valid checkpoint is {newest}" if newest is not None else "there is no checkpoint yet"
-    return (
-        f"the checkpoint of step {step:,} could not be written to {checkpoints} ({_reason(error)}; {free} free there); "
-        f"training goes on and tries again at the next save, {left}"
-    )
+    return f"the checkpoint of step {step:,} could not be written to {checkpoints} ({_reason(error)}; {free} free there); {left}"
 
 
 def _reason(error: BaseException) -> str:

@@ -35,6 +35,7 @@ from typing import Any, NoReturn
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not in __all__
 
 from megatron_octo import units
+from megatron_octo.process import EXIT_HUNG
 from megatron_octo.training import state
 from megatron_octo.training.state import Reason
 
@@ -314,7 +315,8 @@ def verdict(posts: Mapping[int, Post], silent: Mapping[int, str]) -> str:
 
 
 def _list(posts: Sequence[Post]) -> str:
-    return "; ".join(str(post) for post in posts[:LISTED]) + _more(posts)
+    by_rank = sorted(posts, key=lambda post: post.rank)
+    return "; ".join(str(post) for post in by_rank[:LISTED]) + _more(posts)
 
 
 def _more(ranks: Collection[Any]) -> str:

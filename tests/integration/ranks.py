@@ -175,3 +175,4 @@ def _free_port() -> int:
 
 if __name__ == "__main__":
     serve()
+    os._exit(0)  # taking Megatron's modules down in order takes seconds

@@ -38,7 +38,14 @@ class Driver:
     """One rank. Its methods are the verbs of a script."""
 
     def __init__(
-        self, *, out: str, keep: int = 10, keep_every: int | None = None, asynchronous: bool = True, **layout: Any
+        self,
+        *,
+        out: str,
+        keep: int = 10,
+        keep_every: int | None = None,
+        asynchronous: bool = True,
+        num_layers: int = 4,  # enough for virtual stages
+        **layout: Any,
     ) -> None:
         from megatron_octo.training import megatron
         from megatron_octo.training.checkpoint import Progress
@@ -49,7 +56,7 @@ class Driver:
         recipe = dataclasses.replace(
             recipe,
             parallelism=Parallelism(**layout),
-            model=dataclasses.replace(recipe.model, num_layers=4),  # enough for virtual stages
+            model=dataclasses.replace(recipe.model, num_layers=num_layers),
         )
         self.rank = megatron.initialize(recipe.parallelism, recipe.seed).rank
         self.model, self.optimizer = megatron.build(recipe)

@@ -5,7 +5,7 @@ Measured differences are below 2e-6 (docs/measurements.md): sums in another orde
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,17 @@ class Case:
 
     ranks: int = 2
     model: str = "tied"
-    layout: Parallelism = Parallelism()
+    layout: Parallelism = field(default_factory=Parallelism)
     #: Fields of the phase; the single process has them too, except where they say how to compute.
     changes: tuple[tuple[str, Any], ...] = ()
 
 
 def layout(tensor: int = 1, pipeline: int = 1, context: int = 1, **others: Any) -> Parallelism:
     return Parallelism(
-        tensor_model_parallel_size=tensor, pipeline_model_parallel_size=pipeline, context_parallel_size=context, **others
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=pipeline,
+        context_parallel_size=context,
+        **others,
     )
 
 
@@ -71,7 +74,9 @@ CASES = {
     "dp2": Case(),
     "dp2_plain_optimizer": Case(layout=layout(**PLAIN)),
     "dp2_overlap": Case(layout=layout(**OVERLAP)),
-    "dp2_overlap_vpp2": Case(ranks=4, layout=layout(pipeline=2, **VIRTUAL, **OVERLAP), changes=(("micro_batch_size", 1),)),
+    "dp2_overlap_vpp2": Case(
+        ranks=4, layout=layout(pipeline=2, **VIRTUAL, **OVERLAP), changes=(("micro_batch_size", 1),)
+    ),
     "one_plain_optimizer": Case(ranks=1, layout=layout(**PLAIN)),
     "cp2": Case(layout=layout(context=2)),
     "cp2_documents": Case(layout=layout(context=2), changes=DOCUMENTS),

@@ -9,6 +9,8 @@ import torch
 import torch.distributed
 from forks import on_ranks
 from megatron.core.distributed import finalize_model_grads
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -117,3 +119,45 @@ def test_gradients_of_norms_and_the_loss_are_those_of_one_process(
             torch.testing.assert_close(
                 found[name], expected, rtol=1e-5, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
             )
+
+
+def kept_by_decay() -> dict[str, torch.Tensor]:
+    """What a step without gradients at rate 0.1 and weight decay 0.5 leaves of each weight."""
+    megatron.initialize(Parallelism(), seed=1)
+    (model,), optimizer = megatron.build(tiny.phase("decay", steps=1))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    model.zero_grad_buffer()
+    megatron.set_learning_rate(optimizer, 0.1, 0.5)
+    optimizer.step()
+    return {name: (weight / before[name]).detach() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.slow
+def test_norms_are_not_decayed(tmp_path: Path) -> None:
+    (kept,) = on_ranks(kept_by_decay, 1, tmp_path)
+    for name, part in kept.items():
+        torch.testing.assert_close(part, torch.full_like(part, 1.0 if "norm" in name else 0.95), msg=name)
+
+
+def checkpoint_keys() -> tuple[list[str], list[str]]:
+    """Of a model of our modules, and of Megatron's own."""
+    megatron.initialize(Parallelism(), seed=1)
+    model = replace(tiny.MODEL, qk_layernorm=True, add_qkv_bias=True)
+    config = megatron.transformer_config(model, Parallelism(), Precision.FP32)
+    (ours,) = megatron.build_gpt(model, config)
+    theirs = GPTModel(
+        config,
+        get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=True),
+        vocab_size=model.vocab_size,
+        max_sequence_length=model.max_position_embeddings,
+        share_embeddings_and_output_weights=model.share_embeddings_and_output_weights,
+        position_embedding_type="rope",
+    )
+    return tuple(sorted(part.key for part in gpt.sharded_state_dict().values()) for gpt in (ours, theirs))
+
+
+@pytest.mark.slow
+def test_checkpoints_do_not_notice_our_modules(tmp_path: Path) -> None:
+    ((ours, theirs),) = on_ranks(checkpoint_keys, 1, tmp_path)
+    assert ours == theirs
+    assert "decoder.layers.self_attention.q_layernorm.weight" in ours

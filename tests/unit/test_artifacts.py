@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from megatron_octo import artifacts
+from megatron_octo import artifacts, recipes
 from megatron_octo.config import AT_RUN_TIME
 from megatron_octo.errors import ArtifactError, ResourceError
+from megatron_octo.training.config import TrainingJob, blend
+from megatron_octo.training.parallelism import Parallelism
 
 
 def mark(directory: Path) -> dict[str, Any]:
@@ -118,6 +120,17 @@ def test_a_changed_config_names_the_field_and_both_values(tmp_path: Path, resuma
     with pytest.raises(ArtifactError, match=re.escape("a.size: 1 -> 3")):
         artifacts.is_finished(tmp_path, config={"a": {"size": 3}, "b": 2})
     assert (tmp_path / "file.txt").read_text() == "made"
+
+
+def test_a_run_goes_on_at_another_layout_and_not_on_another_blend(tmp_path: Path) -> None:
+    recipe = recipes.load("tiny.stable")
+    job = TrainingJob(recipe=recipe, shards=tmp_path)
+    make(tmp_path / "out", config=job, resumable=True)
+    elsewhere = dataclasses.replace(recipe, micro_batch_size=1, parallelism=Parallelism(tensor_model_parallel_size=2))
+    assert make(tmp_path / "out", config=dataclasses.replace(job, recipe=elsewhere), resumable=True)
+    other = dataclasses.replace(recipe, blend=blend(web=1.0))
+    with pytest.raises(ArtifactError, match=r"recipe\.blend\.shares"):
+        make(tmp_path / "out", config=dataclasses.replace(job, recipe=other), resumable=True)
 
 
 def test_an_unfinished_stage_is_not_continued_with_another_config(tmp_path: Path) -> None:

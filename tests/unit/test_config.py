@@ -177,3 +177,21 @@ def test_a_config_file_that_cannot_be_read(text: str | None, message: str, tmp_p
 )
 def test_differences(old: Any, new: Any, expected: list[tuple[str, Any, Any]]) -> None:
     assert list(config.differences(old, new)) == expected
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    inner: Inner = Inner()
+    workers: int = dataclasses.field(default=1, metadata=config.AT_RUN_TIME)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Jobs:
+    first: Job = Job()
+    inner: Inner = dataclasses.field(default=Inner(), metadata=config.AT_RUN_TIME)
+
+
+def test_fields_of_the_run_are_found_at_any_depth() -> None:
+    assert config.at_run_time(Inner()) == frozenset()
+    assert config.at_run_time(Jobs()) == {"first.workers", "inner"}
+    assert config.at_run_time({"workers": 1}) == frozenset()

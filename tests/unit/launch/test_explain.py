@@ -8,7 +8,20 @@ import yaml
 from megatron_octo import recipes
 from megatron_octo.errors import ConfigError
 from megatron_octo.launch.explain import describe_list, explain
-from megatron_octo.training.config import Precision, Schedule
+from megatron_octo.training.config import (
+    Anomalies,
+    Fp8,
+    LearningRateStyle,
+    MidTraining,
+    Precision,
+    Recompute,
+    RecomputeGranularity,
+    RunOptions,
+    Schedule,
+    Validation,
+    blend,
+)
+from megatron_octo.training.parallelism import Parallelism
 
 
 def line_of(text: str, label: str) -> str:
@@ -31,7 +44,7 @@ def test_list_has_one_aligned_line_per_recipe() -> None:
     [
         ("starts from", "llama32_3b.stable after 210B tokens, with its optimizer state"),
         ("tokens per step", "4,194,304 = 512 sequences x 8,192"),
-        ("steps", "5,000 = 20,971,520,000 tokens"),
+        ("steps  ", "5,000 = 20,971,520,000 tokens"),
         ("learning rate, cosine", "2e-05     at step 0 (0 tokens)"),
         ("4.64e-06", "at step 3,750 (15.7B tokens)"),
         ("instruction ", "10 %     2.1B     800M     2.62"),
@@ -39,9 +52,15 @@ def test_list_has_one_aligned_line_per_recipe() -> None:
         ("shards to read", "78.7 GB: 4 bytes a token, repeats once"),
         ("parameters", "3,212,749,824 (tied embeddings)"),
         ("FLOPs per token", "23.50 G at 8,192 tokens, forward and backward"),
-        ("ranks per axis", "TP 1 x PP 1 x DP 64"),
+        ("ranks per axis", "TP 1 x PP 1 x CP 1 x DP 64"),
         ("micro-batches", "8 per rank and step, 1 sequence each"),
+        ("left out", "not finite, or 10 x the median of 128 norms; 11 of them end the run"),
+        ("attention", "over the whole window"),
+        ("precision ", "bf16"),
+        ("recomputed backward", "nothing"),
         ("optimizer per GPU", "602 MB (Adam in fp32, over 64 ranks)"),
+        ("activations per GPU", "36.8 GB at the loss, modules of Transformer Engine, not measured:"),
+        ("layers 30.3 GB", ", output 4.3 GB, temporary 2.15 GB"),
         ("one checkpoint", "45 GB"),
         ("throughput", "16,838 tokens/s/GPU, derived, not measured: 40% of an H100's 989 TFLOP/s;"),
         ("wall time", "5h24m on 64 GPUs = 346 GPU-hours"),
@@ -53,7 +72,11 @@ def test_what_follows_from_a_decay_branch(label: str, value: str) -> None:
 
 def test_the_config_is_printed_as_yaml() -> None:
     block = show("llama32_3b.decay_long").partition("\n\nrun\n")[0].removeprefix("resolved config\n")
-    assert yaml.safe_load(block)["blend"]["shares"][2] == {"corpus": "megamath_web_pro", "weight": 0.55}
+    assert yaml.safe_load(block)["blend"]["shares"][2] == {
+        "corpus": "megamath_web_pro",
+        "weight": 0.55,
+        "max_epochs": None,
+    }
 
 
 def test_a_stated_throughput_is_used_and_said_so() -> None:
@@ -64,7 +87,7 @@ def test_a_stated_throughput_is_used_and_said_so() -> None:
 
 def test_tensor_parallel_layout_and_long_runs() -> None:
     text = show("llama31_8b.stable")
-    assert line_of(text, "ranks per axis") == "TP 2 x PP 1 x DP 32"
+    assert line_of(text, "ranks per axis") == "TP 2 x PP 1 x CP 1 x DP 32"
     assert line_of(text, "wall time") == "4.9 days on 64 GPUs = 7,576 GPU-hours"
 
 
@@ -116,12 +139,59 @@ def test_rl_time_is_a_bound() -> None:
 
 
 def test_other_configs_are_printed_as_they_are() -> None:
-    text = explain(
-        Schedule(style=recipes.load("llama32_1b.stable").schedule.style, peak_lr=1e-3, min_lr=1e-3),
-        nodes=1,
-        gpus_per_node=1,
-    )
-    assert text == "resolved config\n  style: constant\n  peak_lr: 0.001\n  min_lr: 0.001\n  warmup_tokens: 0"
+    text = explain(RunOptions(wandb_project="octo"), nodes=1, gpus_per_node=1)
+    assert text == "resolved config\n  async_save: true\n  watchdog_seconds: 600.0\n  wandb_project: octo"
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        ("learning rate, WSD", "0         at step 0 (0 tokens)"),
+        ("1e-05     at step 2,500", "(10.5B tokens)"),
+        ("minus_sqrt", "over the last 10.5B tokens"),
+        ("checkpoints", "every 1,000 steps and at the end; the newest 3 stay, and one every 2,000 steps"),
+        ("validation  ", "21M tokens every 1,000 steps, 5 times"),
+        ("left out", "not finite, none for its norm; 1 of them end the run"),
+        ("instruction ", "50 %    10.5B     800M    13.11  at most 4 allowed: refused"),
+        ("attention", "within a document"),
+        ("parameters", "3,212,893,184 (tied embeddings, query, key and value bias)"),
+        ("ranks per axis", "TP 2 x PP 2 x CP 2 x DP 8, 2 model chunks each"),
+        ("split and overlapped", "norms split along the sequence, stages exchanged while computing"),
+        ("precision ", "fp8 matrix products in bf16: tensorwise scaling, hybrid, weights gathered in fp8"),
+        ("recomputed backward", "all layers, 2 at a time"),
+        ("optimizer per GPU", "676 MB (Adam in fp32, over 16 ranks)"),
+        ("wall time", "unknown in fp8; state a throughput in tokens per second and GPU"),
+    ],
+)
+def test_everything_a_phase_can_decide_is_said(label: str, value: str) -> None:
+    assert line_of(explain(everything(), nodes=8, gpus_per_node=8), label) == value
+
+
+def everything() -> MidTraining:
+    """A phase in which nothing is as usual."""
+    recipe: MidTraining = recipes.load("llama32_3b.decay_long")
+    step = recipe.tokens_per_step
+    return dataclasses.replace(
+        recipe,
+        model=dataclasses.replace(recipe.model, add_qkv_bias=True),
+        blend=blend(instruction=0.5, dclm_baseline=0.5).capped(instruction=4),
+        schedule=Schedule(
+            style=LearningRateStyle.WSD, peak_lr=1e-5, min_lr=0.0, warmup_tokens=100 * step, wsd_decay_tokens=2_500 * step,
+            wsd_decay_style=LearningRateStyle.MINUS_SQRT,
+        ),
+        keep_checkpoints=3,
+        keep_every_tokens=2_000 * step,
+        validation=Validation(blend=blend(mine=1.0), tokens=5 * step, interval_tokens=1_000 * step),
+        anomalies=Anomalies(spike_factor=None, max_skipped_steps=0),
+        reset_attention_mask=True,
+        precision=Precision.FP8,
+        fp8=Fp8(param_gather=True),
+        recompute=Recompute(granularity=RecomputeGranularity.FULL, num_layers=2),
+        parallelism=Parallelism(
+            tensor_model_parallel_size=2, pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2,
+            context_parallel_size=2, sequence_parallel=True, overlap_p2p_comm=True,
+        ),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in recipes.names() if not name.startswith("tiny.")])

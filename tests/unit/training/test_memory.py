@@ -179,7 +179,8 @@ def test_sequence_parallelism_splits_what_tensor_parallelism_does_not() -> None:
 def test_context_parallelism_splits_tokens_but_keeps_all_keys_and_values() -> None:
     alone, shared = (Tensors(phase(context_parallel_size=size), Modules.LOCAL) for size in (1, 2))
     # Half of the tokens, and per token of these: keys and values of both halves for its own projection and keys, a second result.
-    more = TOKENS // 2 * 2 * (2 * 2 * 4 - (12 + 4) + 4)
+    # Besides, for queries of 4 positions that see 8 and 12 keys, masks.
+    more = TOKENS // 2 * 2 * (2 * 2 * 4 - (12 + 4) + 4) + 2 * (4 * 8 + 4 * 12)
     assert shared.layer(Recompute()) == alone.layer(Recompute()) // 2 + more
 
 

@@ -133,8 +133,8 @@ def proposals(message: str) -> list[tuple[int, ...]]:
 def test_the_nearest_layouts_are_proposed() -> None:
     with pytest.raises(ConfigError) as caught:
         layout(4, 8, 1).require_fits(MODEL, SEQ_LENGTH)
-    # 28 layers over 7 stages is the nearest; then what has the same ranks or fewer.
-    assert proposals(str(caught.value)) == [(4, 7, 1), (4, 4, 1), (4, 4, 2)]
+    # By the ratios that change: 8/7, then 2, then 2 and 8/7.
+    assert proposals(str(caught.value)) == [(4, 7, 1), (4, 4, 1), (2, 7, 1)]
 
 
 @pytest.mark.parametrize(

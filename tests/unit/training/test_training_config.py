@@ -1,21 +1,29 @@
 """What a phase refuses, and the steps, batches and branches that follow from it."""
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megatron_octo import recipes
-from megatron_octo.config import override
+from megatron_octo.config import at_run_time, override
 from megatron_octo.errors import ConfigError
 from megatron_octo.training.config import (
+    Anomalies,
     Blend,
     LearningRateStyle,
     MidTraining,
     ModelConfig,
+    Optimizer,
     OptimizerState,
+    Recompute,
+    RunOptions,
     Schedule,
     Share,
+    TrainingJob,
+    Validation,
     blend,
 )
 from megatron_octo.training.parallelism import Parallelism
@@ -76,6 +84,30 @@ def test_a_corpus_appears_once() -> None:
         ({"peak_lr": 0.0, "min_lr": 0.0}, "peak_lr > 0"),
         ({"peak_lr": 1e-4, "min_lr": -1e-5}, "need 0 <= min_lr"),
         ({"peak_lr": 1e-4, "min_lr": 1e-5, "style": LearningRateStyle.CONSTANT}, "a constant schedule has one"),
+        ({"peak_lr": 1e-4, "min_lr": 1e-5, "style": LearningRateStyle.WSD}, "WSD needs both, the other styles neither"),
+        (
+            {"peak_lr": 1e-4, "min_lr": 1e-5, "style": LearningRateStyle.WSD, "wsd_decay_tokens": 1_000},
+            "style WSD with wsd_decay_tokens 1000 and wsd_decay_style None",
+        ),
+        (
+            {
+                "peak_lr": 1e-4,
+                "min_lr": 1e-5,
+                "wsd_decay_tokens": 1_000,
+                "wsd_decay_style": LearningRateStyle.LINEAR,
+            },
+            "style cosine with wsd_decay_tokens 1000 and wsd_decay_style linear",
+        ),
+        (
+            {
+                "peak_lr": 1e-4,
+                "min_lr": 1e-5,
+                "style": LearningRateStyle.WSD,
+                "wsd_decay_tokens": 1_000,
+                "wsd_decay_style": LearningRateStyle.CONSTANT,
+            },
+            "wsd_decay_style constant does not decay; allowed: cosine, linear, minus_sqrt, exponential",
+        ),
     ],
 )
 def test_schedules_that_cannot_be(settings: dict[str, Any], message: str) -> None:
@@ -117,24 +149,95 @@ def test_an_odd_vocabulary_is_refused_with_tensor_parallelism_only() -> None:
         override(odd, ["parallelism.tensor_model_parallel_size=2"])
 
 
-@pytest.mark.parametrize(
-    ("tensor", "pipeline", "world", "expected"), [(1, 1, 4, 4), (2, 1, 4, 2), (2, 2, 4, 1), (8, 1, 64, 8)]
-)
-def test_data_parallel_ranks(tensor: int, pipeline: int, world: int, expected: int) -> None:
-    layout = Parallelism(tensor_model_parallel_size=tensor, pipeline_model_parallel_size=pipeline)
-    assert layout.data_parallel_size(world) == expected
-
-
-@pytest.mark.parametrize("world", [0, 1, 12])
-def test_a_world_that_does_not_divide(world: int) -> None:
-    with pytest.raises(ConfigError, match=f"{world} ranks do not divide into TP 8 x PP 1 x CP 1; use a multiple of 8"):
-        Parallelism(tensor_model_parallel_size=8).data_parallel_size(world)
-
-
 def test_microbatches() -> None:
     assert [stable().num_microbatches(world) for world in (1, 2)] == [2, 1]
     with pytest.raises(ConfigError, match=r"16 does not divide by micro_batch_size 8 x 4 data-parallel ranks = 32"):
         stable().num_microbatches(4)
+
+
+def test_virtual_stages_need_whole_rounds_of_microbatches() -> None:
+    # 16 sequences: 4 micro-batches on 4 pipeline ranks are one round, 2 are not.
+    model = dataclasses.replace(stable().model, num_layers=8)
+    layout = Parallelism(pipeline_model_parallel_size=4, virtual_pipeline_model_parallel_size=2)
+    phase = dataclasses.replace(stable(), model=model, parallelism=layout, micro_batch_size=4)
+    assert phase.num_microbatches(4) == 4
+    with pytest.raises(ConfigError, match="2 micro-batches per rank do not divide by pipeline_model_parallel_size 4"):
+        phase.num_microbatches(8)
+
+
+def test_a_decay_at_the_end_of_the_phase() -> None:
+    def decaying(tokens: int) -> MidTraining:
+        schedule = Schedule(
+            style=LearningRateStyle.WSD, peak_lr=1e-3, min_lr=0.0, warmup_tokens=4096, wsd_decay_tokens=tokens,
+            wsd_decay_style=LearningRateStyle.LINEAR,
+        )  # fmt: skip
+        return dataclasses.replace(stable(), schedule=schedule)
+
+    assert decaying(899 * 4096).schedule.wsd_decay_tokens == 899 * 4096
+    for tokens in (0, 899 * 4096 + 1):
+        with pytest.raises(ConfigError, match=f"wsd_decay_tokens {tokens:,} do not fit"):
+            decaying(tokens)
+
+
+def test_caps_on_repetition() -> None:
+    capped = blend(web=0.9, qa=0.1).capped(qa=4)
+    assert [share.max_epochs for share in capped.shares] == [None, 4]
+    assert [share.weight for share in capped.shares] == [0.9, 0.1]
+    assert [share.max_epochs for share in capped.capped(web=1.5).shares] == [1.5, 4]
+    with pytest.raises(ConfigError, match="the blend has no corpus 'qna'; nearest: qa"):
+        capped.capped(qna=1)
+    with pytest.raises(ConfigError, match="max_epochs of 'qa' is 0; it lies above 0, or none for no cap"):
+        capped.capped(qa=0)
+
+
+def test_checkpoints_that_stay() -> None:
+    phase = dataclasses.replace(stable(), keep_every_tokens=600 * 4096)
+    assert (phase.save_interval, phase.keep_every) == (200, 600)
+    assert stable().keep_every is None
+    with pytest.raises(ConfigError, match="keep_every_tokens 4,095 is less than one step of 4,096 tokens"):
+        dataclasses.replace(stable(), keep_every_tokens=4095)
+    with pytest.raises(ConfigError, match="keep_every_tokens is 300 steps and save_interval_tokens 200"):
+        dataclasses.replace(stable(), keep_every_tokens=300 * 4096)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Recompute(modules=("core_atn",)), "'core_atn' cannot be recomputed by itself; nearest: core_attn"),
+        (lambda: Recompute(num_layers=0), "num_layers is 0; it must be at least 1"),
+        (lambda: Anomalies(spike_factor=1.0), "spike_factor 1.0 and max_skipped_steps 10: a factor lies above 1"),
+        (lambda: Anomalies(max_skipped_steps=-1), "max_skipped_steps -1"),
+        (lambda: Anomalies(window=0), "window is 0"),
+        (lambda: Validation(blend=blend(web=1.0), tokens=0, interval_tokens=1), "tokens is 0"),
+        (lambda: Validation(blend=blend(web=1.0), tokens=1, interval_tokens=0), "interval_tokens is 0"),
+        (lambda: RunOptions(watchdog_seconds=0.0), "watchdog_seconds is 0; it lies above 0"),
+        (lambda: Optimizer(adam_beta2=1.0), "adam_beta2 is 1; it lies from 0 up to below 1"),
+    ],
+)
+def test_settings_that_cannot_be(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+def test_what_none_of_the_learning_depends_on_may_change() -> None:
+    job = TrainingJob(recipe=stable(), shards=Path("shards"))
+    assert {
+        "recipe.micro_batch_size", "recipe.parallelism", "recipe.recompute", "recipe.save_interval_tokens",
+        "recipe.keep_checkpoints", "recipe.keep_every_tokens", "options",
+    } <= at_run_time(job)  # fmt: skip
+    learned = {
+        "blend",
+        "train_tokens",
+        "seq_length",
+        "global_batch_size",
+        "schedule",
+        "optimizer",
+        "precision",
+        "fp8",
+        "seed",
+    }
+    assert not {f"recipe.{field}" for field in learned} & at_run_time(job)
 
 
 def test_a_branch_changes_what_it_says_and_no_more() -> None:

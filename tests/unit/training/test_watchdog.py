@@ -69,7 +69,7 @@ def test_at_the_same_place_who_does_not_wait_is_to_blame() -> None:
 
 
 def test_nobody_is_accused_without_a_reason() -> None:
-    assert judged(post(0), post(1)).startswith("all ranks wait for each other: rank 0 on node0")
+    assert judged(post(1), post(0)).startswith("all ranks wait for each other: rank 0 on node0")
     assert judged(post(0, waits=False), post(1, waits=False)).startswith(
         "all ranks are at the same place and none waits"
     )
