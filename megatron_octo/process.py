@@ -9,6 +9,7 @@ import argparse
 import ctypes
 import errno
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -77,6 +78,12 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
         if os.getppid() != parent:  # it was gone before the line above
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit of open files to what the system allows: a run keeps every shard open, and 1,024 are not many."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def is_rank_zero() -> bool:

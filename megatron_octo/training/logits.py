@@ -42,7 +42,7 @@ def compute(stage: Path) -> tuple[np.ndarray, np.ndarray]:
     megatron.initialize(Parallelism(), seed=SEED)
     gpts = megatron.build_gpt(model, megatron.transformer_config(model, Parallelism(), Precision.FP32))
     checkpoint.load_gpt(source, gpts)
-    gpt = gpts[0].eval()
+    gpt = gpts[0].to(megatron.device()).eval()
     generator = torch.Generator().manual_seed(SEED)
     sequence = min(SEQ_LENGTH, model.max_position_embeddings)
     token_ids = torch.randint(0, model.vocab_size, (BATCH, sequence), generator=generator)

@@ -175,7 +175,7 @@ def microbatches(recipe: MidTraining, ranks: megatron.Ranks, windows: Windows) -
         starts = None if windows.starts_NS is None else windows.starts_NS[rows]
         yield Microbatch(
             tokens_BS1=torch.from_numpy(windows.tokens_NS1[rows]).to(device, non_blocking=True),
-            starts_BS=None if starts is None else torch.from_numpy(starts).to(device, non_blocking=True),
+            starts_BS=None if starts is None else torch.from_numpy(starts),  # attention cuts by them on the CPU
             places_B=torch.from_numpy(places_B).to(device, non_blocking=True),
         )
 

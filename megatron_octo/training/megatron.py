@@ -245,7 +245,7 @@ def wrap(gpts: Sequence[GPTModel], recipe: MidTraining) -> Model:
             gpt if recipe.precision is Precision.FP32 else Float16Module(gpt.config, gpt),
             disable_bucketing=index > 0,
         )
-        for index, gpt in enumerate(gpts)
+        for index, gpt in enumerate(gpt.to(device()) for gpt in gpts)
     ]
     for chunk in model:
         chunk.broadcast_params()

@@ -37,6 +37,7 @@ COLLECTIVES_WAIT_LONGER = 3.0
 def run(job: TrainingJob, out: Path, force: bool) -> None:
     """Train one phase, or continue it from its newest checkpoint."""
     logging.getLogger("megatron").setLevel(logging.ERROR)
+    process.allow_open_files()
     with _stage(job, out, force) as stage:
         corpora = open_corpora(job)
         order, validation = sample_orders(job.recipe, corpora)

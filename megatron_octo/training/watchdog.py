@@ -39,8 +39,6 @@ from megatron_octo.process import EXIT_HUNG
 from megatron_octo.training import state
 from megatron_octo.training.state import Reason
 
-#: EX_TEMPFAIL of sysexits.h, "the user is invited to retry": a restart can mend it, unlike 1 (a defect) and 2 (the user's to mend).
-EXIT_HUNG = 75
 #: What a rank does after so many steps, in this order; the first is before the loop and the last after it.
 DOING = ("start", "validation", "checkpoint", "data", "forward_backward", "optimizer", "left")
 #: Python files whose innermost frame waits for other ranks.

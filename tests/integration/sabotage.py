@@ -64,3 +64,27 @@ def lossless(at: dict[str, Any]) -> None:
                 table.copy_(before.kept)
 
     _around_steps(before)
+
+
+def without_p2p_overlap(_: Any) -> None:
+    """Megatron's config of virtual pipeline stages as one could write it, had our config not refused it."""
+    _change_transformer_config(overlap_p2p_comm=False, batch_p2p_comm=True)
+
+
+def _change_transformer_config(**changes: Any) -> None:
+    from megatron_octo.training import megatron
+
+    original = megatron.transformer_config
+
+    def transformer_config(*arguments: Any, **settings: Any) -> Any:
+        config = original(*arguments, **settings)
+        for name, value in changes.items():
+            setattr(config, name, value)
+        return config
+
+    megatron.transformer_config = transformer_config
+
+
+def fp8(_: Any) -> None:
+    """fp8 asked of Megatron where there is no Transformer Engine, past our refusal."""
+    _change_transformer_config(fp8="hybrid", fp8_recipe="tensorwise")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -93,3 +94,13 @@ def test_rank_zero(monkeypatch: pytest.MonkeyPatch, rank: str | None, expected: 
     if rank is not None:
         monkeypatch.setitem(os.environ, "RANK", rank)
     assert process.is_rank_zero() is expected
+
+
+def test_a_run_may_open_as_many_files_as_the_system_allows() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    try:
+        process.allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
