@@ -24,6 +24,7 @@ import torch
 
 from megatron_octo.shards import ShardReader, ShardWriter
 from megatron_octo.training import estimate, loop, megatron, spec
+from megatron_octo.training.activations import Modules
 from megatron_octo.training.checkpoint import Progress
 from megatron_octo.training.config import (
     LearningRateStyle,
@@ -36,7 +37,7 @@ from megatron_octo.training.config import (
     blend,
 )
 from megatron_octo.training.data import SampleOrder, TokenStream
-from megatron_octo.training.memory import Memory, Modules, memory
+from megatron_octo.training.memory import Memory, memory
 from megatron_octo.training.meter import Meter
 from megatron_octo.training.saving import Saver
 from megatron_octo.training.state import StopSignal
@@ -55,7 +56,7 @@ class Case:
     model: ModelConfig
     seq_length: int
     precision: Precision
-    recompute: Recompute = Recompute()
+    recompute: Recompute
 
 
 def llama(*, num_layers: int, hidden_size: int, vocab_size: int) -> ModelConfig:
@@ -67,19 +68,20 @@ def llama(*, num_layers: int, hidden_size: int, vocab_size: int) -> ModelConfig:
     )  # fmt: skip
 
 
+KEEP_ALL = Recompute()
 SMALL = llama(num_layers=6, hidden_size=512, vocab_size=16_384)
 MIDDLE = llama(num_layers=12, hidden_size=768, vocab_size=32_768)
 LARGE = llama(num_layers=18, hidden_size=1024, vocab_size=32_768)
 CASES = {
-    "small fp32": Case(model=SMALL, seq_length=2048, precision=Precision.FP32),
-    "small bf16": Case(model=SMALL, seq_length=2048, precision=Precision.BF16),
-    "middle fp32": Case(model=MIDDLE, seq_length=1024, precision=Precision.FP32),
-    "middle bf16": Case(model=MIDDLE, seq_length=1024, precision=Precision.BF16),
+    "small fp32": Case(model=SMALL, seq_length=2048, precision=Precision.FP32, recompute=KEEP_ALL),
+    "small bf16": Case(model=SMALL, seq_length=2048, precision=Precision.BF16, recompute=KEEP_ALL),
+    "middle fp32": Case(model=MIDDLE, seq_length=1024, precision=Precision.FP32, recompute=KEEP_ALL),
+    "middle bf16": Case(model=MIDDLE, seq_length=1024, precision=Precision.BF16, recompute=KEEP_ALL),
     "middle fp32, layers again": Case(
         model=MIDDLE, seq_length=1024, precision=Precision.FP32,
         recompute=Recompute(granularity=RecomputeGranularity.FULL),
     ),
-    "large fp32": Case(model=LARGE, seq_length=512, precision=Precision.FP32),
+    "large fp32": Case(model=LARGE, seq_length=512, precision=Precision.FP32, recompute=KEEP_ALL),
 }  # fmt: skip
 
 
@@ -156,7 +158,7 @@ def random_tokens(recipe: MidTraining, scratch: Path) -> SampleOrder:
     tokens = np.random.default_rng(0).integers(recipe.model.vocab_size, size=STEPS * recipe.seq_length + 1)
     with ShardWriter(scratch / "random", vocab_size=recipe.model.vocab_size) as writer:
         writer.add(tokens, np.array([tokens.size]))
-    stream = TokenStream(name="random", shards=[ShardReader.open(scratch / "random")], seq_length=recipe.seq_length)
+    stream = TokenStream(name="random", shards=(ShardReader.open(scratch / "random"),), seq_length=recipe.seq_length)
     return SampleOrder(blend=recipe.blend, streams=[stream], seed=recipe.seed, phase=recipe.name)
 
 

@@ -3,6 +3,7 @@
 from megatron_octo.launch.explain_text import Row, counted, hours, percent, rows, section
 from megatron_octo.recipes import corpora
 from megatron_octo.training import estimate, schedule
+from megatron_octo.training.activations import Modules
 from megatron_octo.training.config import (
     MidTraining,
     OptimizerState,
@@ -12,7 +13,7 @@ from megatron_octo.training.config import (
     RecomputeMethod,
     Share,
 )
-from megatron_octo.training.memory import Memory, Modules, memory
+from megatron_octo.training.memory import Memory, memory
 from megatron_octo.training.parallelism import Parallelism
 from megatron_octo.units import bytes_, count
 

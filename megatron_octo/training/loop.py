@@ -6,7 +6,7 @@ The next step's windows are read while this one computes, a checkpoint is writte
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
+from megatron_octo.errors import TrainingError
 from megatron_octo.training import anomalies, megatron
 from megatron_octo.training.checkpoint import Progress
 from megatron_octo.training.config import MidTraining
@@ -53,32 +54,45 @@ class Run:
 
 
 def train(run: Run) -> None:
-    """Train from `run.progress` to the recipe's last step, or to the step in which a signal arrives; saves at the end."""
+    """Train from `run.progress` to the recipe's last step, or to the step in which a signal arrives; saves at the end.
+
+    Raises:
+        TrainingError: too many steps were left out. What was being saved is complete by then.
+        ResourceError: the last checkpoint, or three in a row, could not be written.
+    """
     recipe, progress = run.recipe, run.progress
     stopped = False
     read = partial(read_step, recipe, run.order, run.ranks)
-    with closing(StepReader(read, first=progress.step, last=recipe.train_iters)) as reader:
+    with closing(StepReader(read, first=progress.step, last=recipe.train_iters)) as reader, _saved(run.saver):
         while progress.step < recipe.train_iters and not stopped:
             started = time.perf_counter()
             run.watchdog.at(progress.step, "data")
-            windows = reader.take(progress.step)
-            row, stopped = train_step(run, windows)
+            row, stopped = train_step(run, reader.take(progress.step))
             row |= {**run.meter.row(time.perf_counter() - started), "data_wait_seconds": reader.waited_seconds}
-            at_end = progress.step == recipe.train_iters or stopped
-            if (
-                recipe.validation is not None
-                and run.validation is not None
-                and (progress.step % recipe.validation_interval == 0 or at_end)
-            ):
+            if run.validation is not None and _due(recipe, progress.step, every=recipe.validation_interval):
                 row |= validate(run, run.validation)
             run.on_step(row)
             run.watchdog.at(progress.step, "checkpoint")
-            if progress.step % recipe.save_interval == 0 or at_end:
+            if stopped or _due(recipe, progress.step, every=recipe.save_interval):
                 megatron.finish_param_gather(run.model)
                 run.saver.start(progress)
             else:
                 run.saver.poll()
-    run.saver.finish()
+
+
+def _due(recipe: MidTraining, step: int, *, every: int) -> bool:
+    return step % every == 0 or step == recipe.train_iters
+
+
+@contextmanager
+def _saved(saver: Saver) -> Iterator[None]:
+    """Complete the save under way, also when every rank leaves for the same reason."""
+    try:
+        yield
+    except TrainingError:
+        saver.finish()
+        raise
+    saver.finish()
 
 
 def train_step(run: Run, windows: Windows) -> tuple[Row, bool]:

@@ -12,9 +12,8 @@ from typing import Any
 
 from megatron_octo import artifacts, process, units
 from megatron_octo.config import to_dict
-from megatron_octo.errors import ArtifactError
 from megatron_octo.shards import TOKENIZER_SHA256, Corpus
-from megatron_octo.training import checkpoint, checksums, lineage, megatron
+from megatron_octo.training import checkpoint, lineage, megatron
 from megatron_octo.training.checkpoint import Progress
 from megatron_octo.training.config import MidTraining, OptimizerState, TrainingJob
 from megatron_octo.training.corpora import open_corpora, sample_orders
@@ -60,7 +59,7 @@ def run(job: TrainingJob, out: Path, force: bool) -> None:
         if stage is not None:
             stage.complete = stopped_by is None
             stage.counts |= _counts(job.recipe, ranks, order, progress, own_lineage)
-            stage.known_sha256 |= _known_sha256(out)
+            stage.known_sha256 |= checkpoint.known_sha256(out)
         megatron.barrier()
 
 
@@ -139,12 +138,7 @@ def starting_checkpoint(job: TrainingJob) -> Path | None:
         return None
     if job.recipe.branch_point is not None:
         return checkpoint.at_step(job.init_checkpoint, job.recipe.branch_step)
-    source = checkpoint.latest(job.init_checkpoint)
-    if source is None:
-        raise ArtifactError(
-            f"{job.init_checkpoint} has no checkpoint to start from; import the model or finish that run first"
-        )
-    return source
+    return checkpoint.require_latest(job.init_checkpoint)
 
 
 @contextlib.contextmanager
@@ -158,7 +152,7 @@ def _stage(job: TrainingJob, out: Path, force: bool) -> Iterator[artifacts.Stage
         # A branch depends on one checkpoint of its parent, which may still be training.
         source = starting_checkpoint(job)
         assert source is not None
-        sums = source / checksums.FILE
+        sums = source / checkpoint.CHECKSUMS
         inputs["init_checkpoint"] = sums if job.recipe.branch_point is not None else job.init_checkpoint
     with artifacts.stage(out, kind="train", config=job, inputs=inputs, resumable=True, force=force) as stage:
         yield stage
@@ -175,15 +169,6 @@ def _tracker(job: TrainingJob, out: Path, progress: Progress, *, enabled: bool) 
         done_tokens=progress.tokens, wandb_project=job.options.wandb_project, config=to_dict(job),
     ) as tracker:  # fmt: skip
         yield tracker.log
-
-
-def _known_sha256(out: Path) -> dict[str, str]:
-    """Of the files of all checkpoints, as their writers computed them: reading terabytes again would tell the same."""
-    return {
-        str((directory / name).relative_to(out)): checksum.sha256
-        for directory in (out / "checkpoints").glob("iter_*")
-        for name, checksum in (checksums.read(directory) or {}).items()
-    }
 
 
 def _counts(

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import torch
 from megatron.core.utils import get_batch_on_this_cp_rank
 
-from megatron_octo.training import megatron, memory
+from megatron_octo.training import megatron
+from megatron_octo.training.activations import Modules, Tensors
 from megatron_octo.training.config import (
     LearningRateStyle,
     MidTraining,
@@ -94,7 +95,7 @@ def main() -> None:
     layout = LAYOUTS[sys.argv[1]]
     ranks = megatron.initialize(layout, seed=1)
     for name, recipe in cases(layout):
-        tensors = memory.Tensors(recipe, memory.Modules.LOCAL)
+        tensors = Tensors(recipe, Modules.LOCAL)
         estimated = tensors.indices + tensors.layers(recipe.recompute) + tensors.output
         found = counted(recipe)
         if ranks.rank == ranks.world_size - 1:  # with context parallelism the first has one mask less

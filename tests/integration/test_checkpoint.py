@@ -139,10 +139,9 @@ def test_a_save_reports_its_times_and_starts_no_lasting_process(run: Run, tmp_pa
     ended = well(run([*SAVE_STEP_2, ("say_processes", {}), ("start", {}), ("finish", {})], count=2))
     for rank in range(2):
         saved, processes = said(ended, rank)
-        assert processes == "processes []"
+        assert processes == "processes []"  # Megatron's manager would be one
         assert saved["step"] == 2
-        # Starting Megatron's manager process alone takes 2 s.
-        assert 0 < saved["stall_seconds"] <= saved["total_seconds"] < 2
+        assert 0 < saved["stall_seconds"] <= saved["total_seconds"]
         files = (tmp_path / "checkpoints/iter_0000002").iterdir()
         assert saved["bytes"] == sum(file.stat().st_size for file in files if file.name != "checksums.json")
 

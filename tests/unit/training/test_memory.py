@@ -7,6 +7,7 @@ import pytest
 
 from megatron_octo import recipes
 from megatron_octo.errors import ConfigError
+from megatron_octo.training.activations import Modules, Tensors
 from megatron_octo.training.config import (
     Fp8,
     LearningRateStyle,
@@ -19,7 +20,7 @@ from megatron_octo.training.config import (
     Schedule,
     blend,
 )
-from megatron_octo.training.memory import Memory, Modules, Tensors, in_flight, local_parameters, memory
+from megatron_octo.training.memory import Memory, in_flight, local_parameters, memory
 from megatron_octo.training.parallelism import Parallelism
 
 # Small enough to add up by hand: a layer has query 4x4, key and value 4x4 together, output 4x4, gate, up, down 3x4x8, norms 2x4.
@@ -212,8 +213,13 @@ def test_the_fullest_stage() -> None:
         ({"vocab_size": 1_000}, {}, "loss"),
         ({"vocab_size": 1_000}, {"precision": Precision.FP32}, "backward pass of the output layer"),
         ({"ffn_hidden_size": 800}, {"precision": Precision.FP32}, "backward pass of a layer"),
+        ({"hidden_size": 400, "ffn_hidden_size": 4_000}, {"precision": Precision.FP32}, "reduction of the gradients"),
         # The AdamW of torch makes two tensors as large as the table, its gradient is one.
-        ({"vocab_size": 10_000, "hidden_size": 400}, {"precision": Precision.FP32}, "optimizer step"),
+        (
+            {"vocab_size": 10_000, "hidden_size": 400},
+            {"use_distributed_optimizer": False, "precision": Precision.FP32},
+            "optimizer step",
+        ),
     ],
 )
 def test_the_moment_that_takes_most(model: dict[str, Any], settings: dict[str, Any], moment: str) -> None:
