@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,13 @@ from megatron_octo.training.watchdog import Watchdog
 
 VOCAB_SIZE = 8192
 WARMUP_STEPS = 2
+
+
+class Seconds(NamedTuple):
+    """By the wall clock, and of this process' threads alone, which other work on the machine does not move."""
+
+    wall: float
+    cpu: float
 
 
 def recipe(steps: int) -> MidTraining:
@@ -75,7 +82,7 @@ def main() -> None:
     model, optimizer = megatron.build(settings)
     with tempfile.TemporaryDirectory() as work:
         order = _order(settings, Path(work))
-        blocks: dict[str, list[float]] = {"bare Megatron-Core": [], "megatron-octo": []}
+        blocks: dict[str, list[Seconds]] = {"bare Megatron-Core": [], "megatron-octo": []}
         for number in range(options.rounds):
             out = Path(work) / f"run{number}"
             blocks["bare Megatron-Core"] += bare(settings, model, optimizer, order)
@@ -83,10 +90,10 @@ def main() -> None:
     _report(settings, blocks)
 
 
-def ours(settings: MidTraining, model: megatron.Model, optimizer: Any, order: SampleOrder, out: Path) -> list[float]:
+def ours(settings: MidTraining, model: megatron.Model, optimizer: Any, order: SampleOrder, out: Path) -> list[Seconds]:
     """Seconds from step to step in the real loop."""
     out.mkdir()
-    ends: list[float] = []
+    ends: list[Seconds] = []
     ranks = megatron.Ranks(
         rank=0, world_size=1, data_parallel_rank=0, data_parallel_size=1, context_parallel_size=1, reports_loss=True
     )
@@ -102,7 +109,7 @@ def ours(settings: MidTraining, model: megatron.Model, optimizer: Any, order: Sa
 
         def on_step(row: loop.Row) -> None:
             tracker.log(row)
-            ends.append(time.perf_counter())
+            ends.append(Seconds(time.perf_counter(), time.process_time()))
 
         run = loop.Run(
             recipe=settings, model=model, optimizer=optimizer, order=order, validation=None, ranks=ranks,
@@ -113,14 +120,14 @@ def ours(settings: MidTraining, model: megatron.Model, optimizer: Any, order: Sa
     return _intervals(ends)
 
 
-def bare(settings: MidTraining, model: megatron.Model, optimizer: Any, order: SampleOrder) -> list[float]:
+def bare(settings: MidTraining, model: megatron.Model, optimizer: Any, order: SampleOrder) -> list[Seconds]:
     """Seconds from step to step of Megatron-Core alone; the batches are in memory before."""
     batches = [
         order.read(np.arange(step * settings.global_batch_size, (step + 1) * settings.global_batch_size)).tokens_NS1
         for step in range(settings.train_iters)
     ]
     forward_backward = get_forward_backward_func()
-    ends = []
+    ends: list[Seconds] = []
     for tokens in batches:
         for chunk in model:
             chunk.zero_grad_buffer()
@@ -132,7 +139,7 @@ def bare(settings: MidTraining, model: megatron.Model, optimizer: Any, order: Sa
             micro_batch_size=settings.micro_batch_size, forward_only=False,
         )  # fmt: skip
         optimizer.step()
-        ends.append(time.perf_counter())
+        ends.append(Seconds(time.perf_counter(), time.process_time()))
     return _intervals(ends)
 
 
@@ -156,19 +163,26 @@ def _order(settings: MidTraining, work: Path) -> SampleOrder:
     return SampleOrder(blend=settings.blend, streams=streams, seed=1, phase="benchmark")
 
 
-def _intervals(ends: list[float]) -> list[float]:
-    return [after - before for before, after in itertools.pairwise(ends)][WARMUP_STEPS - 1 :]
+def _intervals(ends: list[Seconds]) -> list[Seconds]:
+    steps = [Seconds(after.wall - before.wall, after.cpu - before.cpu) for before, after in itertools.pairwise(ends)]
+    return steps[WARMUP_STEPS - 1 :]
 
 
-def _report(settings: MidTraining, blocks: dict[str, list[float]]) -> None:
-    names = list(blocks)
+def _report(settings: MidTraining, blocks: dict[str, list[Seconds]]) -> None:
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "one CPU core"
-    print(f"\n{settings.precision.value}, {settings.tokens_per_step:,} tokens a step, on {where}\n")
-    print("| loop | steps | median s | mean s | ratio of medians |\n|---|---|---|---|---|")
-    first = statistics.median(blocks[names[0]])
-    for name, seconds in blocks.items():
-        median = statistics.median(seconds)
-        print(f"| {name} | {len(seconds)} | {median:.4f} | {statistics.mean(seconds):.4f} | {median / first:.4f} |")
+    print(f"\n{settings.precision.value}, {settings.tokens_per_step:,} tokens a step, on {where}; medians\n")
+    print("| loop | steps | wall s | ratio | CPU s | ratio |\n|---|---|---|---|---|---|")
+    first, *_ = (_median(steps) for steps in blocks.values())
+    for name, steps in blocks.items():
+        found = _median(steps)
+        print(
+            f"| {name} | {len(steps)} | {found.wall:.4f} | {found.wall / first.wall:.4f} | {found.cpu:.4f} "
+            f"| {found.cpu / first.cpu:.4f} |"
+        )
+
+
+def _median(steps: list[Seconds]) -> Seconds:
+    return Seconds(statistics.median(step.wall for step in steps), statistics.median(step.cpu for step in steps))
 
 
 def _options() -> argparse.Namespace:

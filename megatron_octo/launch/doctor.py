@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ STAGES = {
 #: The machine the tiny study is made for; docs/measurements.md says what it used.
 STUDY_GIB = 8
 STUDY_FREE_BYTES = 2 * units.B
+#: Of a GPU whose tensor cores multiply fp8: Ada 8.9, Hopper 9.0, Blackwell 10.0.
+FP8_CAPABILITY = 8.9
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader,nounits")
+NVIDIA_SMI_SECONDS = 10.0
 
 
 def examine(directory: Path) -> tuple[str, bool]:
@@ -43,6 +48,7 @@ def examine(directory: Path) -> tuple[str, bool]:
     )
     free = shutil.disk_usage(directory).free
     lines.append(_line("disk", free >= STUDY_FREE_BYTES, f"{units.bytes_(free)} free in {directory.name or directory}"))
+    lines += describe_gpus(_nvidia_smi(), transformer_engine=_version("transformer-engine"))
     for module, packages in STAGES.items():
         missing = _missing(packages)
         found = ", ".join(f"{package} {_version(package)}" for package in packages if package not in missing)
@@ -50,6 +56,38 @@ def examine(directory: Path) -> tuple[str, bool]:
         lines.append(_line(stage, not missing, f"missing {', '.join(missing)}; {INSTALL}" if missing else found))
         healthy = healthy and not missing
     return "\n".join(lines), healthy
+
+
+def describe_gpus(listing: str, *, transformer_engine: str | None) -> list[str]:
+    """What training can use of this machine; none of it is asked for, the tiny study runs without.
+
+    Args:
+        listing: a line `NAME, COMPUTE_CAPABILITY, MEMORY_MIB` per GPU.
+    """
+    gpus = [line.rsplit(", ", 2) for line in listing.splitlines() if line.strip()]
+    if not gpus:
+        return [_line("gpu", None, "none: training runs on the CPU, in fp32 or bf16")]
+    name, capability, mebibytes = gpus[0]
+    found = f"{len(gpus)} x {name}, {int(mebibytes) * units.MIB / units.GIB:.0f} GiB, compute capability {capability}"
+    return [_line("gpu", True, found), _line("precision fp8", *_fp8(float(capability), transformer_engine))]
+
+
+def _fp8(capability: float, transformer_engine: str | None) -> tuple[bool | None, str]:
+    if capability < FP8_CAPABILITY:
+        return None, f"these GPUs cannot: it takes compute capability {FP8_CAPABILITY}"
+    if transformer_engine is None:
+        return None, "missing transformer-engine, which the GPU image has; fp32 and bf16 train without it"
+    return True, f"transformer-engine {transformer_engine}"
+
+
+def _nvidia_smi() -> str:
+    """Empty where there is no driver, or one that does not answer."""
+    if shutil.which(NVIDIA_SMI[0]) is None:
+        return ""
+    try:
+        return subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_SECONDS).stdout
+    except (subprocess.SubprocessError, OSError):
+        return ""
 
 
 def require(module: str) -> None:
@@ -63,8 +101,9 @@ def _missing(packages: Sequence[str]) -> list[str]:
     return [package for package in packages if _version(package) is None]
 
 
-def _line(what: str, good: bool, text: str) -> str:
-    return f"{'ok  ' if good else 'LACK'} {what:<28} {text}"
+def _line(what: str, good: bool | None, text: str) -> str:
+    """None: not there, and not needed."""
+    return f"{'-   ' if good is None else 'ok  ' if good else 'LACK'} {what:<28} {text}"
 
 
 def _version(package: str) -> str | None:

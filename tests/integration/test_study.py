@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def wait_until_gone(out: Path, seconds: float = 15) -> list[int]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study that was killed while the stable model trained, between two of its checkpoints."""
+    """A finished study that was killed while the stable model trained."""
     root = tmp_path_factory.mktemp("study")
     out, log = root / "smoke", root / "log"
     first = start(out, log)
@@ -85,7 +86,8 @@ def test_every_stage_is_done_and_what_was_done_before_the_kill_was_not_done_agai
     for name in ("world", "tokenizer", "shards/web"):
         assert f"{name}: done before" in log
     assert "stable: step 0 of 12" in log
-    assert "stable: step 4 of 12" in log or "stable: step 8 of 12" in log
+    # Its ranks outlived the launcher for as long as a save takes: they end with a checkpoint of their last step.
+    assert re.search(r"stable: step (?!0\b)\d+ of 12", log)
 
 
 @pytest.mark.slow
