@@ -83,7 +83,7 @@ def stage(
     *,
     kind: str,
     config: Any,
-    inputs: Mapping[str, Path] | None = None,
+    inputs: Mapping[str, Path | Mapping[str, Any]] | None = None,
     raw_inputs: Mapping[str, Path] | None = None,
     resumable: bool = False,
     shared: bool = False,
@@ -93,7 +93,8 @@ def stage(
     """Open a stage directory, check it against what is asked, and mark it done when the block ends without an exception.
 
     Args:
-        inputs: files or finished stage directories by name; their hashes are recorded and compared on a rerun.
+        inputs: files or finished stage directories by name; their hashes are recorded and compared on a rerun. One that is gone
+            and no longer needed is given as the mark of the earlier try records it.
         raw_inputs: files too large to hash; their sizes and times of change are recorded, and compared once the stage is
             done. Until then they may change: a stage with raw inputs knows what each of its parts was made of.
         resumable: a rerun continues with what it finds.
@@ -112,7 +113,10 @@ def stage(
     asked = {
         "kind": kind,
         "config": to_dict(config),
-        "inputs": {name: _identify(path, raw=False) for name, path in (inputs or {}).items()}
+        "inputs": {
+            name: _identify(source, raw=False) if isinstance(source, Path) else dict(source)
+            for name, source in (inputs or {}).items()
+        }
         | {name: _identify(path, raw=True) for name, path in (raw_inputs or {}).items()},
     }
     found = _own_mark(directory, kind=kind, force=force)
@@ -170,7 +174,7 @@ def is_finished(directory: Path, *, config: Any) -> bool:
     mark = read_mark(directory)
     if mark is None or _is_leftover(mark):
         return False
-    now = {name: _identify(Path(source["path"]), raw="sha256" not in source) for name, source in mark["inputs"].items()}
+    now = {name: _identify_again(source, done=mark["done"]) for name, source in mark["inputs"].items()}
     asked = {"kind": mark["kind"], "config": to_dict(config), "inputs": now}
     goes_on = _refuse_other(directory, mark, asked, config)
     return bool(mark["done"]) and not goes_on
@@ -210,6 +214,14 @@ def fingerprint(path: Path) -> str:
         raise ArtifactError(f"input {path} does not exist")
     outputs = finished(path)["outputs"] if (path / MARK).exists() else hash_tree(path)
     return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+
+
+def _identify_again(source: Mapping[str, Any], *, done: bool) -> dict[str, Any]:
+    """An input's identity now. What a finished stage was made from may be gone: that changes nothing in what it made."""
+    path = Path(source["path"])
+    if done and not path.exists():
+        return dict(source)
+    return _identify(path, raw="sha256" not in source)
 
 
 def _identify(path: Path, *, raw: bool) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def explain(error: OctoError | OSError | KeyboardInterrupt) -> int:
     if isinstance(error, OSError):
         if error.errno not in USERS_ERRNO:
             raise error
-        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr, flush=True)
+        where = f": {error.filename}" if error.filename is not None else ""
+        print(f"error: {error.strerror}{where}", file=sys.stderr, flush=True)
     else:
         print(f"error: {error}", file=sys.stderr, flush=True)
     return EXIT_USER_ERROR
@@ -84,6 +85,11 @@ def allow_open_files() -> None:
     """Raise this process's limit of open files to what the system allows: a run keeps every shard open, and 1,024 are not many."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def world_size() -> int:
+    """Ranks of this run; a process outside torchrun is alone."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_rank_zero() -> bool:

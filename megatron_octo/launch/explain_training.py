@@ -194,8 +194,7 @@ def _switches(layout: Parallelism) -> str:
 def _precision(config: MidTraining) -> str:
     if config.precision is not Precision.FP8:
         return str(config.precision.value)
-    gathered = ", weights gathered in fp8" if config.fp8.param_gather else ""
-    return f"fp8 matrix products in bf16: {config.fp8.recipe.value} scaling, {config.fp8.format.value}{gathered}"
+    return f"fp8 matrix products in bf16: {config.fp8.recipe.value} scaling, {config.fp8.format.value}"
 
 
 def _recompute(recompute: Recompute) -> str:

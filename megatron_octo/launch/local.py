@@ -27,8 +27,10 @@ from megatron_octo.launch.jobs import Job, StageFailedError, write_config
 from megatron_octo.process import EXIT_HUNG, EXIT_INTERRUPTED, EXIT_USER_ERROR, die_with_parent
 
 POLL_SECONDS = 0.1
-#: How long a process may take to leave after SIGTERM.
+#: How long a process may take to leave after SIGTERM once its job has failed.
 GRACE_SECONDS = 10.0
+#: Until people who interrupted a job are told what it still does.
+PATIENCE_SECONDS = 2.0
 #: Between the first bad end and the judgement which rank was the cause.
 SETTLE_SECONDS = 0.5
 LAST_LINES = 15
@@ -62,9 +64,25 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
                 running.remove(one)
                 finished.add(one.job.name)
             time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        # Training ends its step and saves: minutes, for a large model. Interrupted again, the block below ends it.
+        _let_leave(running)
+        raise
     finally:
         for one in running:
             one.stop()
+
+
+def _let_leave(running: "Sequence[_Running]") -> None:
+    """Ask every process to stop and wait until it did."""
+    for one in running:
+        one.signal()
+    started, told = time.monotonic(), False
+    while left := [one.job.name for one in running if one.alive()]:
+        if not told and time.monotonic() - started > PATIENCE_SECONDS:
+            _say(f"waiting for {', '.join(left)} to end a step and save; interrupt again to kill")
+            told = True
+        time.sleep(POLL_SECONDS)
 
 
 class Standing(enum.Enum):
@@ -151,7 +169,7 @@ class _Running:
     def _output(self, rank: int) -> dict[str, Any]:
         """Rank 0 speaks: to the terminal, or through a pipe that puts the job's name before its lines."""
         if rank > 0:
-            log = (self.job.logs / f"rank{rank}.log").open("w")
+            log = (self.job.logs / f"rank{rank}.log").open("a")  # a rerun does not erase what the last one died of
             return {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL}
         if self.owns_terminal:
             return {"stdin": subprocess.DEVNULL}
@@ -160,7 +178,7 @@ class _Running:
     def _relay(self) -> None:
         stream = self.processes[0].stdout
         assert stream is not None
-        with (self.job.logs / "rank0.log").open("w") as log:
+        with (self.job.logs / "rank0.log").open("a") as log:
             for line in stream:
                 log.write(line)
                 log.flush()
@@ -193,10 +211,16 @@ class _Running:
         """Rank and exit code of those that ended badly."""
         return [(rank, code) for rank, process in enumerate(self.processes) if (code := process.poll())]
 
-    def stop(self) -> None:
-        """End every process of the job, those a dead rank left behind included."""
+    def signal(self) -> None:
         for process in self.processes:
             _signal_group(process, signal.SIGTERM)
+
+    def alive(self) -> bool:
+        return any(process.poll() is None for process in self.processes)
+
+    def stop(self) -> None:
+        """End every process of the job, those a dead rank left behind included; what does not leave soon is killed."""
+        self.signal()
         deadline = time.monotonic() + GRACE_SECONDS
         for process in self.processes:
             try:
@@ -216,7 +240,7 @@ class _Running:
         name = self.job.name
         if code == EXIT_USER_ERROR and rank == 0:
             return StageFailedError(
-                f"stage {name} stopped: see its message above; finished stages stay, run the same command again"
+                f"stage {name} stopped: see its message above; mend that and run the command again, finished stages stay"
             )
         if code == EXIT_HUNG:
             return StageFailedError(
@@ -265,4 +289,5 @@ def _tail(file: Path) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # whoever read it is gone; the ranks must not wait for that
+        print(text, file=sys.stderr, flush=True)

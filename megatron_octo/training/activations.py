@@ -1,7 +1,7 @@
 """What autograd keeps of one micro-batch, and what a step holds for a moment, tensor by tensor. Standard library only.
 
 Letters of the formulas: t tokens and s positions of a micro-batch on this rank, h hidden size; what tensor parallelism splits (query
-and key width, FFN, vocabulary) is counted as this rank's part. tests/integration/test_memory.py counts the tensors of real models.
+and key width, FFN, vocabulary) is counted as this rank's part. tests/integration/test_kept_tensors.py counts the tensors of real models.
 """
 
 import enum

@@ -212,8 +212,6 @@ class Fp8:
 
     recipe: Fp8Recipe = Fp8Recipe.TENSORWISE
     format: Fp8Format = Fp8Format.HYBRID
-    #: Gather weights of the distributed optimizer in fp8.
-    param_gather: bool = False
 
 
 class RecomputeGranularity(enum.Enum):
@@ -233,8 +231,10 @@ class RecomputeMethod(enum.Enum):
     BLOCK = "block"
 
 
-#: Parts of a layer that can be recomputed by themselves.
-RECOMPUTE_MODULES = ("core_attn", "layernorm", "mlp")
+#: Parts of a layer that can be recomputed by themselves; Megatron-Core's others need experts or Transformer Engine.
+RECOMPUTE_MODULES = ("core_attn", "mlp")
+#: Transformer Engine multiplies fp8 matrices whose sides are multiples of it.
+FP8_MULTIPLE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,6 +379,46 @@ class MidTraining:
                 "kept out of those saved, so the first must be a multiple of the second"
             )
         self.parallelism.require_fits(self.model, self.seq_length)
+        self._check_recompute()
+        self._check_fp8()
+        self._check_validation()
+
+    def _check_recompute(self) -> None:
+        layers = self.model.num_layers // self.parallelism.pipeline_model_parallel_size // self.parallelism.num_chunks
+        num_layers, method = self.recompute.num_layers, self.recompute.method
+        if self.recompute.granularity is not RecomputeGranularity.FULL:
+            return
+        if num_layers > layers or (method is RecomputeMethod.UNIFORM and layers % num_layers):
+            raise ConfigError(
+                f"recompute.num_layers {num_layers} with method {method.value} does not fit the {layers} layers of a pipeline stage or "
+                f"chunk; uniform takes a divisor of {layers}, block at most {layers}"
+            )
+
+    def _check_fp8(self) -> None:
+        if self.precision is not Precision.FP8:
+            return
+        tensor = self.parallelism.tensor_model_parallel_size
+        sides = {
+            "hidden_size": self.model.hidden_size,
+            "ffn_hidden_size per tensor-parallel rank": self.model.ffn_hidden_size // tensor,
+            "query columns per tensor-parallel rank": self.model.num_attention_heads * self.model.kv_channels // tensor,
+            "tokens of a micro-batch": self.micro_batch_size
+            * self.seq_length
+            // self.parallelism.context_parallel_size,
+        }
+        for what, size in sides.items():
+            if size % FP8_MULTIPLE:
+                raise ConfigError(
+                    f"{what}: {size} is no multiple of {FP8_MULTIPLE}, which fp8 needs; set precision=bf16"
+                )
+
+    def _check_validation(self) -> None:
+        held_out = {share.corpus for share in self.validation.blend.shares} if self.validation is not None else set()
+        if both := held_out.intersection(share.corpus for share in self.blend.shares):
+            raise ConfigError(
+                f"validation reads {', '.join(sorted(both))}, which the run trains on; give it corpora of its own (tokenise a part of "
+                "the text apart)"
+            )
 
     @property
     def tokens_per_step(self) -> int:
@@ -409,12 +449,6 @@ class MidTraining:
         """Names of the corpora of both blends."""
         blends = [self.blend, *([self.validation.blend] if self.validation is not None else [])]
         return list(dict.fromkeys(share.corpus for blend in blends for share in blend.shares))
-
-    @property
-    def branch_step(self) -> int:
-        """The parent's step that a branch leaves it at: whole steps, to the nearest."""
-        assert self.branch_point is not None
-        return math.floor(self.branch_point.at_tokens / self.tokens_per_step + 0.5)
 
     @property
     def validation_interval(self) -> int:
@@ -485,8 +519,10 @@ class RunOptions:
     wandb_project: str | None = None
 
     def __post_init__(self) -> None:
-        if self.watchdog_seconds <= 0:
-            raise ConfigError(f"watchdog_seconds is {self.watchdog_seconds:g}; it lies above 0")
+        if self.watchdog_seconds < 1:
+            raise ConfigError(
+                f"watchdog_seconds is {self.watchdog_seconds:g}; no step is that short: give at least 1, better many steps' time"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The corpora of a run, opened and put in order. Everything that can be wrong with them is said here, before a model is built."""
 
 from megatron_octo import shards
-from megatron_octo.errors import CorpusError
+from megatron_octo.errors import ConfigError, CorpusError
 from megatron_octo.shards import Corpus
 from megatron_octo.training import lineage
 from megatron_octo.training.config import Blend, MidTraining, TrainingJob
@@ -41,7 +41,14 @@ def sample_orders(recipe: MidTraining, corpora: dict[str, Corpus]) -> tuple[Samp
     require_caps(training, recipe.blend, recipe.train_iters * recipe.global_batch_size)
     if recipe.validation is None:
         return training, None
-    return training, _order(recipe, recipe.validation.blend, corpora, phase="validation")
+    validation = _order(recipe, recipe.validation.blend, corpora, phase="validation")
+    for name, epochs in validation.epochs(recipe.validation_steps * recipe.global_batch_size).items():
+        if epochs > 1:
+            raise ConfigError(
+                f"validation.tokens {recipe.validation.tokens:,} would read '{name}' {epochs:.2f} times each time, once is enough; "
+                f"set it to at most {int(recipe.validation.tokens / epochs):,}"
+            )
+    return training, validation
 
 
 def _order(recipe: MidTraining, blend: Blend, corpora: dict[str, Corpus], *, phase: str) -> SampleOrder:

@@ -5,9 +5,10 @@ OUT/logs/checkpoints.jsonl   per checkpoint: how long training stood still for i
 OUT/logs/skipped/            the documents of every step that was left out
 """
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from megatron_octo.training.checkpoint import Progress
 from megatron_octo.training.config import MidTraining
 from megatron_octo.training.data import SampleOrder
 from megatron_octo.training.publishing import checkpoint_name
-from megatron_octo.training.saving import Saved
+from megatron_octo.training.saving import Saved, SaveFailedError
 from megatron_octo.training.state import Reason
+
+#: Why a run ended, by what ended it.
+REASONS = {TrainingError: Reason.ANOMALIES, SaveFailedError: Reason.SAVE_FAILED, KeyboardInterrupt: Reason.SIGNAL}
 
 
 class Journal:
@@ -39,10 +43,8 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is not None:
-            self.ended(
-                Reason.ANOMALIES if isinstance(error, TrainingError) else Reason.ERROR,
-                f"{type(error).__name__}: {error}",
-            )
+            reason = next((reason for family, reason in REASONS.items() if isinstance(error, family)), Reason.ERROR)
+            self.ended(reason, f"{type(error).__name__}: {error}")
 
     def ended(self, reason: Reason, detail: str | None) -> None:
         if self.speaks:
@@ -56,11 +58,14 @@ class Journal:
         self.checkpoint = checkpoint_name(saved.step)
         self.ended(Reason.RUNNING, None)
         if self.speaks:
+            say(
+                f"saved {self.checkpoint} in {saved.total_seconds:.1f}s (training stood still for {saved.stall_seconds:.2f}s)"
+            )
             row = {
                 "step": saved.step, "stall_seconds": saved.stall_seconds, "total_seconds": saved.total_seconds,
                 "bytes": saved.bytes,
             }  # fmt: skip
-            with (self.out / "logs" / "checkpoints.jsonl").open("a") as stream:
+            with _told(), (self.out / "logs" / "checkpoints.jsonl").open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
 
     def not_saved(self, message: str) -> None:
@@ -74,11 +79,12 @@ class Journal:
         step, first = self.progress.step + 1, self.progress.step * recipe.global_batch_size
         file = self.out / "logs" / "skipped" / f"step_{step:07d}.txt"
         if self.speaks:
-            file.parent.mkdir(parents=True, exist_ok=True)
             documents = order.documents(np.arange(first, first + len(losses_G)))
-            file.write_text(
-                "".join(f"loss {loss:.4g}\t{line}\n" for loss, line in zip(losses_G, documents, strict=True))
-            )
+            with _told():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(
+                    "".join(f"loss {loss:.4g}\t{line}\n" for loss, line in zip(losses_G, documents, strict=True))
+                )
         worst = order.documents(np.array([first + index for index in anomalies.suspects(losses_G)]))
         message = (
             f"step {step:,} was left out: {why}; look first at\n  " + "\n  ".join(worst) + f"\nits documents: {file}"
@@ -86,12 +92,23 @@ class Journal:
         if self.progress.skipped_steps > recipe.anomalies.max_skipped_steps:
             raise TrainingError(
                 f"{message}\nthis phase skipped {self.progress.skipped_steps} steps, anomalies.max_skipped_steps allows "
-                f"{recipe.anomalies.max_skipped_steps}; mend the data or raise the number, then start it again: it continues from "
-                "the newest checkpoint"
+                f"{recipe.anomalies.max_skipped_steps}; raise it and start the run again, which continues from the newest checkpoint. "
+                "Other shards make another run: branch from that checkpoint"
             )
         if self.speaks:
             say(f"warning: {message}")
 
 
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """A full disk is said; these files are no reason to stop, and the other ranks would wait for one that did."""
+    try:
+        yield
+    except OSError as error:
+        say(f"warning: {error.filename or 'a log'} could not be written ({error.strerror})")
+
+
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """Tell people; where nobody listens any more (the launcher was killed) the run goes on all the same."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

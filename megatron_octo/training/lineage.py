@@ -6,11 +6,13 @@ A branch may leave a run that is still training, so this does not wait for a fin
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron_octo import artifacts, config, units
+from megatron_octo.errors import ConfigError
 from megatron_octo.shards import TOKENIZER_SHA256
 from megatron_octo.training.config import TrainingJob
 
@@ -43,6 +45,8 @@ class Lineage:
     """What `lineage.json` holds."""
 
     name: str
+    #: Of a step of this run: what its checkpoints' steps mean in tokens.
+    tokens_per_step: int
     #: Of the shards read, and of every ancestor's.
     tokenizer_sha256: str
     ancestors: tuple[Ancestor, ...]
@@ -58,16 +62,37 @@ def of_job(job: TrainingJob, *, tokenizer_sha256: str, step: int, total_tokens: 
     ancestors: tuple[Ancestor, ...] = ()
     if job.init_checkpoint is not None:
         parent = read(job.init_checkpoint)
-        branch = job.recipe.branch_point
         last = Ancestor(
-            name=branch.parent if branch else job.recipe.init_from or job.init_checkpoint.name,
+            name=parent.name if parent is not None else job.recipe.init_from or job.init_checkpoint.name,
             directory=str(job.init_checkpoint),
             step=step,
             total_tokens=total_tokens,
             optimizer_state=carried,
         )
         ancestors = (*(parent.ancestors if parent is not None else ()), last)
-    return Lineage(name=job.recipe.name, tokenizer_sha256=tokenizer_sha256, ancestors=ancestors)
+    return Lineage(
+        name=job.recipe.name,
+        tokens_per_step=job.recipe.tokens_per_step,
+        tokenizer_sha256=tokenizer_sha256,
+        ancestors=ancestors,
+    )
+
+
+def branch_step(job: TrainingJob) -> int:
+    """The parent's step at which a branch leaves it: whole steps, to the nearest.
+
+    Raises `ConfigError` where the directory holds another run than the branch leaves.
+    """
+    branch, directory = job.recipe.branch_point, job.init_checkpoint
+    assert branch is not None
+    assert directory is not None
+    parent = read(directory)
+    if parent is None or parent.name != branch.parent:
+        found = f"the run '{parent.name}'" if parent is not None else "an imported model"
+        raise ConfigError(
+            f"{job.recipe.name} leaves '{branch.parent}', and {directory} holds {found}; name the directory of '{branch.parent}'"
+        )
+    return math.floor(branch.at_tokens / parent.tokens_per_step + 0.5)
 
 
 def write(out: Path, lineage: Lineage) -> None:

@@ -58,7 +58,7 @@ def train(run: Run) -> None:
 
     Raises:
         TrainingError: too many steps were left out. What was being saved is complete by then.
-        ResourceError: the last checkpoint, or three in a row, could not be written.
+        SaveFailedError: the last checkpoint, or three in a row, could not be written.
     """
     recipe, progress = run.recipe, run.progress
     stopped = False
@@ -222,11 +222,17 @@ def _mean_loss(
 def validate(run: Run, order: SampleOrder) -> Row:
     """Mean loss on the validation blend, in all and per corpus: the same windows every time."""
     assert run.recipe.validation is not None
-    run.watchdog.at(run.progress.step, "validation")
     losses: list[float] = []
-    for index in range(run.recipe.validation_steps):
-        windows = read_step(run.recipe, order, run.ranks, index)
-        losses += forward_backward(run, windows, forward_only=True)[0]
+    for chunk in run.model:
+        chunk.eval()
+    # Megatron's schedules would build the graph of the backward pass all the same.
+    with torch.no_grad():
+        for index in range(run.recipe.validation_steps):
+            run.watchdog.at(run.progress.step, "validation")
+            windows = read_step(run.recipe, order, run.ranks, index)
+            losses += forward_backward(run, windows, forward_only=True)[0]
+    for chunk in run.model:
+        chunk.train()
     row = {"loss": finite(math.fsum(losses) / len(losses))} | corpus_losses(order, losses, first=0)
     return {f"validation/{key}": value for key, value in row.items()}
 

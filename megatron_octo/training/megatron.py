@@ -117,7 +117,6 @@ def gpt_config(recipe: MidTraining) -> TransformerConfig:
         settings |= {
             "fp8": recipe.fp8.format.value,
             "fp8_recipe": recipe.fp8.recipe.value,
-            "fp8_param": recipe.fp8.param_gather,
         }
     return transformer_config(
         recipe.model, recipe.parallelism, recipe.precision, init_method_std=recipe.init_method_std, **settings
@@ -195,17 +194,28 @@ def torch_dtype(precision: Precision) -> torch.dtype:
     return torch.float32 if precision is Precision.FP32 else torch.bfloat16
 
 
-def build_gpt(model: ModelConfig, config: TransformerConfig, *, documents: bool = False) -> list[GPTModel]:
-    """This rank's chunks of the model, initialised at random; `documents`: attention is told where documents begin."""
+def build_gpt(
+    model: ModelConfig, config: TransformerConfig, *, seed: int = 0, documents: bool = False
+) -> list[GPTModel]:
+    """This rank's chunks of the model, with the same random weights at every layout.
+
+    Args:
+        documents: attention is told where documents begin.
+    """
     chunks = config.virtual_pipeline_model_parallel_size
     stages = [None] if chunks is None else range(chunks)
-    return [_build_chunk(model, config, stage, documents=documents) for stage in stages]
+    return [_build_chunk(model, config, stage, seed=seed, documents=documents) for stage in stages]
 
 
-def _build_chunk(model: ModelConfig, config: TransformerConfig, vp_stage: int | None, *, documents: bool) -> GPTModel:
+def _build_chunk(
+    model: ModelConfig, config: TransformerConfig, vp_stage: int | None, *, seed: int, documents: bool
+) -> GPTModel:
+    torch.manual_seed(
+        seed
+    )  # for the input table; the layers seed themselves, and the output table follows the last of them
     return GPTModel(
         config,
-        spec.layer_spec(config, vp_stage=vp_stage, documents=documents),
+        spec.layer_spec(config, seed=seed, vp_stage=vp_stage, documents=documents),
         vocab_size=model.vocab_size,
         max_sequence_length=model.max_position_embeddings,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
@@ -221,7 +231,7 @@ def _build_chunk(model: ModelConfig, config: TransformerConfig, vp_stage: int | 
 
 def build(recipe: MidTraining) -> tuple[Model, Any]:
     """The phase's model, initialised at random, and its optimizer."""
-    gpts = build_gpt(recipe.model, gpt_config(recipe), documents=recipe.reset_attention_mask)
+    gpts = build_gpt(recipe.model, gpt_config(recipe), seed=recipe.seed, documents=recipe.reset_attention_mask)
     model = wrap(gpts, recipe)
     return model, build_optimizer(model, recipe)
 
@@ -234,7 +244,6 @@ def wrap(gpts: Sequence[GPTModel], recipe: MidTraining) -> Model:
         use_distributed_optimizer=layout.use_distributed_optimizer,
         overlap_grad_reduce=layout.overlap_grad_reduce,
         overlap_param_gather=layout.overlap_param_gather,
-        fp8_param_gather=recipe.precision is Precision.FP8 and recipe.fp8.param_gather,
         # The loop looks at the norm of the whole gradient and can leave such a step out; this check would end the run.
         check_for_nan_in_grad=False,
     )

@@ -17,7 +17,7 @@ GRADIENT_BYTES = 4  # reduced and accumulated in fp32 whatever the precision
 #: Bytes per parameter: Adam's two moments, and in bf16 runs the fp32 copy of the weights.
 OPTIMIZER_BYTES = {Precision.FP32: 8, Precision.BF16: 12, Precision.FP8: 12}
 #: Extra bytes per matrix weight in fp8: Transformer Engine keeps the matrix quantised by rows and by columns between the
-#: micro-batches of a step. With `param_gather` these two are all there is of it. Read in its `linear.py`, not measured.
+#: micro-batches of a step. Read in its `linear.py`, not measured.
 FP8_COPIES_BYTES = 2
 
 
@@ -112,7 +112,7 @@ def _weight_bytes(config: MidTraining, parameters: int) -> int:
         return parameters * NUMBER_BYTES[config.precision]
     matrices = layers_of_rank(config) * _layer_matrices(config)
     width = NUMBER_BYTES[Precision.BF16]
-    return (parameters - matrices) * width + matrices * ((0 if config.fp8.param_gather else width) + FP8_COPIES_BYTES)
+    return (parameters - matrices) * width + matrices * (width + FP8_COPIES_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)

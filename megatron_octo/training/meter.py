@@ -1,6 +1,7 @@
 """How fast a step was and what it took: the part of a metrics row that a clock and a memory counter say."""
 
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ class Meter:
         per_gpu = self.tokens / seconds / self.world_size
         flops = per_gpu * self.flops_per_token
         return {
+            "unix_seconds": time.time(),
             "seconds": seconds,
             "tokens_per_second": per_gpu * self.world_size,
             "tokens_per_second_per_gpu": per_gpu,

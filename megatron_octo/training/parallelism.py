@@ -118,7 +118,10 @@ class Parallelism:
         """Raises `ConfigError` naming what does not divide, and the nearest layouts in which everything does."""
         if problem := self._misfit(model, seq_length):
             near = ", ".join(itertools.islice(self._nearest(model, seq_length), PROPOSALS))
-            raise ConfigError(f"{problem}; layouts that fit, the nearest first: {near}")
+            fits = (
+                f"layouts that fit, the nearest first: {near}" if near else "no smaller layout with these options fits"
+            )
+            raise ConfigError(f"{problem}; {fits}")
 
     def _misfit(self, model: Shape, seq_length: int) -> str | None:
         tensor, pipeline, context = self._sizes
@@ -139,8 +142,11 @@ class Parallelism:
                 "tokens of a sequence",
                 sequence_parts,
                 # Each rank takes one chunk from the front and one from the back, so that causal attention is shared evenly.
-                f"{sequence_parts} = 2 x context_parallel_size {context}"
-                + (f" x tensor_model_parallel_size {tensor} (sequence_parallel)" if self.sequence_parallel else ""),
+                f"{sequence_parts} = "
+                + " x ".join(
+                    ([f"2 x context_parallel_size {context}"] if context > 1 else [])
+                    + ([f"tensor_model_parallel_size {tensor} (sequence_parallel)"] if self.sequence_parallel else [])
+                ),
             ),
         )
         for value, what, divisor, spelled in rules:
@@ -166,7 +172,11 @@ class Parallelism:
         return (spell(*sizes) for sizes in sorted(candidates, key=distance))
 
     def _fits(self, model: Shape, seq_length: int, tensor: int, pipeline: int, context: int) -> bool:
-        chunks = self.num_chunks if pipeline > 1 else 1
+        if (self.sequence_parallel and tensor == 1) or (self.num_chunks > 1 and pipeline == 1):
+            return False
+        if self.num_chunks > 1 and pipeline == 2 and not self.overlap_p2p_comm:
+            return False
+        chunks = self.num_chunks
         parts = (2 * context if context > 1 else 1) * (tensor if self.sequence_parallel else 1)
         return model.num_layers % (pipeline * chunks) == 0 and seq_length % parts == 0
 

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron_octo import artifacts, process, units
+from megatron_octo import artifacts, process
 from megatron_octo.config import to_dict
+from megatron_octo.errors import ArtifactError
 from megatron_octo.shards import TOKENIZER_SHA256, Corpus
-from megatron_octo.training import checkpoint, lineage, megatron
+from megatron_octo.training import announce, checkpoint, lineage, megatron
 from megatron_octo.training.checkpoint import Progress
 from megatron_octo.training.config import MidTraining, OptimizerState, TrainingJob
 from megatron_octo.training.corpora import open_corpora, sample_orders
@@ -24,7 +25,6 @@ from megatron_octo.training.lineage import Lineage
 from megatron_octo.training.loop import Run, train
 from megatron_octo.training.meter import Meter
 from megatron_octo.training.saving import Saver
-from megatron_octo.training.schedule import learning_rate
 from megatron_octo.training.state import Reason, StopSignal
 from megatron_octo.training.tracking import Tracker
 from megatron_octo.training.watchdog import Watchdog
@@ -37,28 +37,32 @@ def run(job: TrainingJob, out: Path, force: bool) -> None:
     """Train one phase, or continue it from its newest checkpoint."""
     logging.getLogger("megatron").setLevel(logging.ERROR)
     process.allow_open_files()
+    # What can be refused is refused before the stage directory says that this run began.
+    corpora = open_corpora(job)
+    order, validation = sample_orders(job.recipe, corpora)
+    job.recipe.num_microbatches(process.world_size())
+    megatron.require_precision(job.recipe.precision)
     with _stage(job, out, force) as stage:
-        corpora = open_corpora(job)
-        order, validation = sample_orders(job.recipe, corpora)
         ranks = megatron.initialize(
             job.recipe.parallelism,
             job.recipe.seed,
             timeout_seconds=COLLECTIVES_WAIT_LONGER * job.options.watchdog_seconds,
         )
-        job.recipe.num_microbatches(ranks.world_size)
         # Every rank learns from rank 0 whether there is anything to do.
         if megatron.from_rank_zero(stage is not None and stage.done):
             return
         model, optimizer = megatron.build(job.recipe)
-        progress, own_lineage = _start(job, out, model=model, optimizer=optimizer, corpora=corpora)
+        own = checkpoint.latest(out)
+        progress, ancestry = _start(job, out, own, model=model, optimizer=optimizer, corpora=corpora)
         if stage is not None:
             artifacts.write_json(out / "model.json", to_dict(job.recipe.model))
-            lineage.write(out, own_lineage)
-            say(_decided(job.recipe, ranks, order, progress, own_lineage))
+            lineage.write(out, ancestry)
+            continued = own.name if own is not None else None
+            say(announce.decided(job.recipe, job.options, ranks, order, progress, ancestry, continued))
         stopped_by = _train(job, out, model, optimizer, order, validation, ranks, progress)
         if stage is not None:
             stage.complete = stopped_by is None
-            stage.counts |= _counts(job.recipe, ranks, order, progress, own_lineage)
+            stage.counts |= _counts(job.recipe, ranks, order, progress, ancestry)
             stage.known_sha256 |= checkpoint.known_sha256(out)
         megatron.barrier()
 
@@ -105,40 +109,52 @@ def _train(
 
 
 def _start(
-    job: TrainingJob, out: Path, *, model: megatron.Model, optimizer: Any, corpora: dict[str, Corpus]
+    job: TrainingJob,
+    out: Path,
+    own: Path | None,
+    *,
+    model: megatron.Model,
+    optimizer: Any,
+    corpora: dict[str, Corpus],
 ) -> tuple[Progress, Lineage]:
     """Load what this run starts from: its own newest checkpoint, its parent's, an imported model's, or nothing."""
-    tokenizer_sha256 = next(iter(corpora.values())).manifest.tokenizer_sha256
-    branch = job.recipe.branch_point
-    carried = branch is not None and branch.optimizer_state is OptimizerState.CARRY
-    own = checkpoint.latest(out)
     if own is not None:
         known = lineage.read(out)
         assert known is not None, "written before the first checkpoint"
         return checkpoint.load(own, model=model, optimizer=optimizer), known
-    source = starting_checkpoint(job)
-    progress = Progress()
-    step = 0
+    branch, source = job.recipe.branch_point, starting_checkpoint(job)
+    carried = branch is not None and branch.optimizer_state is OptimizerState.CARRY
+    parent = Progress()
     if source is not None and carried:
         parent = checkpoint.load(source, model=model, optimizer=optimizer)
-        step, progress.total_tokens = parent.step, parent.total_tokens
     elif source is not None:
         checkpoint.load_weights(source, model=model, optimizer=optimizer)
-        if branch is not None:
+        if lineage.read(source.parents[1]) is not None:  # a run of ours, not an imported model
             parent = checkpoint.read_progress(source)
-            step, progress.total_tokens = parent.step, parent.total_tokens
-    return progress, lineage.of_job(
-        job, tokenizer_sha256=tokenizer_sha256, step=step, total_tokens=progress.total_tokens, carried=carried
+    ancestry = lineage.of_job(
+        job,
+        tokenizer_sha256=next(iter(corpora.values())).manifest.tokenizer_sha256,
+        step=parent.step,
+        total_tokens=parent.total_tokens,
+        carried=carried,
     )
+    return Progress(total_tokens=parent.total_tokens), ancestry
 
 
 def starting_checkpoint(job: TrainingJob) -> Path | None:
     """The checkpoint a new run starts from, None for random weights. Raises `ArtifactError` where it is missing."""
     if job.init_checkpoint is None:
         return None
-    if job.recipe.branch_point is not None:
-        return checkpoint.at_step(job.init_checkpoint, job.recipe.branch_step)
-    return checkpoint.require_latest(job.init_checkpoint)
+    if job.recipe.branch_point is None:
+        return checkpoint.require_latest(job.init_checkpoint)
+    try:
+        return checkpoint.at_step(job.init_checkpoint, lineage.branch_step(job))
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{job.recipe.name} leaves its parent after {job.recipe.branch_point.at_tokens:,} tokens: {error}. Which stay is decided by the "
+            "parent's save_interval_tokens, keep_checkpoints and keep_every_tokens; one more is made by ending it there "
+            "(train_tokens=N)"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -147,15 +163,28 @@ def _stage(job: TrainingJob, out: Path, force: bool) -> Iterator[artifacts.Stage
     if not process.is_rank_zero():
         yield None
         return
-    inputs = {f"shards/{name}": job.shards / name for name in job.recipe.corpora}
+    inputs: dict[str, Any] = {f"shards/{name}": job.shards / name for name in job.recipe.corpora}
     if job.init_checkpoint is not None:
-        # A branch depends on one checkpoint of its parent, which may still be training.
-        source = starting_checkpoint(job)
-        assert source is not None
-        sums = source / checkpoint.CHECKSUMS
-        inputs["init_checkpoint"] = sums if job.recipe.branch_point is not None else job.init_checkpoint
+        inputs["init_checkpoint"] = _identity_of_start(job, out, force)
+    if force and (own := checkpoint.latest(out)) is not None:
+        say(f"--force: {out} is made anew; its checkpoints are removed, the newest of them {own.name}")
     with artifacts.stage(out, kind="train", config=job, inputs=inputs, resumable=True, force=force) as stage:
         yield stage
+
+
+def _identity_of_start(job: TrainingJob, out: Path, force: bool) -> Path | dict[str, Any]:
+    """What makes the starting weights these and no others: of a branch one checkpoint of its parent, which may train on."""
+    assert job.init_checkpoint is not None
+    if job.recipe.branch_point is None:
+        return job.init_checkpoint
+    mark = artifacts.read_mark(out)
+    if mark is not None and not force and checkpoint.latest(out) is not None:
+        recorded: dict[str, Any] = mark["inputs"].get("init_checkpoint", {})
+        if recorded and not Path(recorded["path"]).exists():
+            return recorded  # the parent dropped it since; this run no longer needs it
+    source = starting_checkpoint(job)
+    assert source is not None
+    return source / checkpoint.CHECKSUMS
 
 
 @contextlib.contextmanager
@@ -172,7 +201,7 @@ def _tracker(job: TrainingJob, out: Path, progress: Progress, *, enabled: bool) 
 
 
 def _counts(
-    recipe: MidTraining, ranks: megatron.Ranks, order: SampleOrder, progress: Progress, own_lineage: Lineage
+    recipe: MidTraining, ranks: megatron.Ranks, order: SampleOrder, progress: Progress, ancestry: Lineage
 ) -> dict[str, Any]:
     return {
         "steps": progress.step,
@@ -181,26 +210,7 @@ def _counts(
         "skipped_steps": progress.skipped_steps,
         "parameters": parameters(recipe.model),
         "world_size": ranks.world_size,
-        TOKENIZER_SHA256: own_lineage.tokenizer_sha256,
+        TOKENIZER_SHA256: ancestry.tokenizer_sha256,
         "epochs": order.epochs(progress.step * recipe.global_batch_size),
-        "lineage": own_lineage.spelled,
+        "lineage": ancestry.spelled,
     }
-
-
-def _decided(
-    recipe: MidTraining, ranks: megatron.Ranks, order: SampleOrder, progress: Progress, own_lineage: Lineage
-) -> str:
-    epochs = order.epochs(recipe.train_iters * recipe.global_batch_size)
-    rates = [
-        learning_rate(recipe.schedule, tokens=t, train_tokens=recipe.trained_tokens) for t in (0, recipe.trained_tokens)
-    ]
-    blend = ", ".join(f"{s.corpus} {s.weight:g} ({epochs[s.corpus]:.2f} epochs)" for s in recipe.blend.shares)
-    return (
-        f"{recipe.name}: step {progress.step} of {recipe.train_iters}, {units.count(recipe.tokens_per_step)} tokens per step, "
-        f"{units.count(recipe.trained_tokens)} in all (total so far {units.count(progress.total_tokens)})\n"
-        f"  from {own_lineage.spelled}\n"
-        f"  learning rate {rates[0]:g} -> {rates[1]:g} ({recipe.schedule.style.value}), {recipe.precision.value} on "
-        f"{megatron.device().type}, {recipe.parallelism.spelled} x DP {ranks.data_parallel_size}, "
-        f"{recipe.num_microbatches(ranks.world_size)} micro-batches of {recipe.micro_batch_size} per step\n"
-        f"  checkpoint every {recipe.save_interval:,} steps\n  blend: {blend}"
-    )

@@ -61,6 +61,10 @@ class _UnderWay:
     inbox: Inbox | None = None
 
 
+class SaveFailedError(ResourceError):
+    """The last checkpoint, or three in a row, could not be written."""
+
+
 class _NotWrittenError(Exception):
     """Rank 0 could not write; raised on every rank with the same words."""
 
@@ -106,7 +110,7 @@ class Saver:
     def start(self, progress: Progress) -> None:
         """Freeze the state now and write it in the background, after an earlier save is complete.
 
-        Nothing to do when `latest` names this step already. Raises `ResourceError` as `poll` does.
+        Nothing to do when `latest` names this step already. Raises `SaveFailedError` as `poll` does.
         """
         self._complete(blocking=True)
         began = time.perf_counter()
@@ -123,14 +127,14 @@ class Saver:
             self._complete(blocking=True)
 
     def poll(self) -> None:
-        """Complete the save under way if every rank's writer is done. Raises `ResourceError` at the third failure in a row."""
+        """Complete the save under way if every rank's writer is done. Raises `SaveFailedError` at the third failure in a row."""
         self._complete(blocking=False)
 
     def finish(self) -> None:
-        """Wait for the save under way, the run's last. Raises `ResourceError` when the last one failed."""
+        """Wait for the save under way, the run's last. Raises `SaveFailedError` when the last one failed."""
         self._complete(blocking=True, last=True)
         if self.last_failure is not None:
-            raise ResourceError(f"{self.last_failure}; run the same command again when it can be written")
+            raise SaveFailedError(f"{self.last_failure}; run the same command again when it can be written")
 
     def _schedule(self, save: _UnderWay, progress: Progress) -> None:
         """What `dist_checkpointing.save` does, except that rank 0's own file may fail without the others waiting for it."""
@@ -194,7 +198,7 @@ class Saver:
         # Only rank 0 was told which ranks failed and how.
         self.last_failure = _from_rank_zero(lambda: self._clean_up(save, error))
         if self.failures_in_a_row >= MAX_FAILURES:
-            raise ResourceError(f"{self.last_failure}; {MAX_FAILURES} saves in a row failed, so training stops")
+            raise SaveFailedError(f"{self.last_failure}; {MAX_FAILURES} saves in a row failed, so training stops")
         if not last:
             self.on_failure(f"{self.last_failure}; training goes on and saves again later")
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -56,12 +57,12 @@ class Tracker:
         wandb_project: str | None,
         config: dict[str, Any],
     ) -> None:
-        self._tokens = done_tokens
+        self._name, self._tokens = name, done_tokens
         self._closing = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             file = out / "metrics.jsonl"
             forget_rows_after(file, resume_step)
-            self._stream = stack.enter_context(file.open("a"))
+            self._rows = stack.enter_context(contextlib.closing(Rows(file)))
             events = EventFile(out / "logs" / "tensorboard", first_step=resume_step + 1)
             self._events = stack.enter_context(contextlib.closing(events))
             self._wandb = None
@@ -81,15 +82,42 @@ class Tracker:
 
     def log(self, row: Row) -> None:
         """Take the row of one step: `step`, `tokens` and `loss`, and any other numbers."""
-        self._stream.write(json.dumps(row) + "\n")
-        self._stream.flush()
-        self._events.add(row)
+        self._rows.add(json.dumps(row))
+        with contextlib.suppress(OSError):  # a full disk, which the rows have said
+            self._events.add(row)
         if self._wandb is not None:
             self._wandb.add(row)
         tokens, loss = row["tokens"], row["loss"]
         assert tokens is not None, "only losses and norms may be missing"
+        if (validation := row.get("validation/loss")) is not None:
+            print(f"{self._name}: step {_step(row):,}: validation loss {validation:.4f}", file=sys.stderr, flush=True)
         self._advance(int(tokens) - self._tokens, "no loss" if loss is None else f"loss {loss:.3f}")
         self._tokens = int(tokens)
+
+
+class Rows:
+    """Lines at the end of a file, each there at once. What a full disk does not take is kept and written with a later one."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._waiting = b""
+
+    def add(self, line: str) -> None:
+        behind = bool(self._waiting)
+        self._waiting += line.encode() + b"\n"
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[os.write(self._descriptor, self._waiting) :]
+        except OSError as error:
+            if not behind:
+                print(
+                    f"warning: {self.file} could not be written ({error.strerror}); its rows are kept and written when it can be",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
 def forget_rows_after(file: Path, step: int) -> None:
@@ -139,7 +167,7 @@ class WandbRun:
         except ImportError as error:
             raise ResourceError(
                 f"the run is to be logged to the project '{project}' of Weights & Biases, which cannot be imported ({error}); "
-                "pip install megatron-octo[wandb], or leave options.wandb_project away"
+                "pip install megatron-octo[wandb], or leave --wandb away"
             ) from error
         file = logs / "wandb_id"
         if not file.exists():
@@ -151,7 +179,7 @@ class WandbRun:
         except wandb.Error as error:
             raise ResourceError(
                 f"Weights & Biases does not start ({error}); set WANDB_API_KEY, or WANDB_MODE=offline to send the run later, "
-                "or leave options.wandb_project away"
+                "or leave --wandb away"
             ) from error
 
     def __enter__(self) -> "WandbRun":

@@ -56,7 +56,14 @@ def kill_again_and_again(ranks: Ranks, root: Path, count: int) -> Told:
         }  # fmt: skip
         ended = ranks.run(tiny.job(root, "broken", RECIPE, ranks=count), prelude="killer:arm", argument=moment)
         assert ended.codes == (-signal.SIGKILL,) * count, "\n".join(ended.said)
-        print(moment["rows"], moment["saves"], round(ended.seconds, 2), any((out / "checkpoints").glob(".iter_*")), len(rows(out)), flush=True)
+        print(
+            moment["rows"],
+            moment["saves"],
+            round(ended.seconds, 2),
+            any((out / "checkpoints").glob(".iter_*")),
+            len(rows(out)),
+            flush=True,
+        )
         in_a_save += any((out / "checkpoints").glob(".iter_*"))
         steps.append(len(rows(out)))
         if (latest := publishing.named_latest(out / "checkpoints")) is not None:

@@ -32,7 +32,7 @@ NO_TOKENIZER = hashlib.sha256(b"none").hexdigest()
 
 #: Fields of a row of metrics that a clock or the memory says; the others of equal runs are equal bit for bit.
 CLOCK = {
-    "seconds", "tokens_per_second", "tokens_per_second_per_gpu", "model_tflops_per_gpu", "memory_gib", "data_wait_seconds"
+    "unix_seconds", "seconds", "tokens_per_second", "tokens_per_second_per_gpu", "model_tflops_per_gpu", "memory_gib", "data_wait_seconds"
 }  # fmt: skip
 
 MODEL = ModelConfig(

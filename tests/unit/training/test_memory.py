@@ -1,4 +1,4 @@
-"""Memory per GPU against sums done by hand. tests/integration/test_memory.py compares real models, benchmarks/memory.py real runs."""
+"""Memory per GPU against sums done by hand. tests/integration/test_kept_tensors.py compares real models, benchmarks/memory.py real runs."""
 
 import dataclasses
 from typing import Any
