@@ -25,7 +25,9 @@ MODEL = ModelConfig(
     rope_scaling_factor=8.0,
     share_embeddings_and_output_weights=False,
 )
-PARALLELISM = Parallelism(tensor_model_parallel_size=2)  # our choice, see above
+PARALLELISM = Parallelism(
+    tensor_model_parallel_size=2, overlap_grad_reduce=True, overlap_param_gather=True
+)  # our choice, see above
 STABLE_LR = 1e-5  # [N32] tables 2-5
 
 

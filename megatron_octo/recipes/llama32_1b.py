@@ -24,7 +24,7 @@ MODEL = ModelConfig(
     rope_scaling_factor=32.0,
     share_embeddings_and_output_weights=True,
 )
-PARALLELISM = Parallelism()  # our choice, see above
+PARALLELISM = Parallelism(overlap_grad_reduce=True, overlap_param_gather=True)  # our choice, see above
 STABLE_LR = 5e-5  # [N32] tables 2-5
 
 

@@ -66,6 +66,27 @@ def lossless(at: dict[str, Any]) -> None:
     _around_steps(before)
 
 
+def disk_full_for_rows(at: dict[str, list[int]]) -> None:
+    """The calls `at["calls"]` to write a row of metrics fail as on a full disk, counted from 1."""
+    import errno
+
+    from megatron_octo.training import tracking
+
+    calls = {"made": 0}
+
+    class FullDisk:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def write(self, descriptor: int, data: bytes) -> int:
+            calls["made"] += 1
+            if calls["made"] in at["calls"]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return os.write(descriptor, data)
+
+    tracking.os = FullDisk()
+
+
 def without_p2p_overlap(_: Any) -> None:
     """Megatron's config of virtual pipeline stages as one could write it, had our config not refused it."""
     _change_transformer_config(overlap_p2p_comm=False, batch_p2p_comm=True)

@@ -154,6 +154,25 @@ def test_it_trains_as_one_process_does(root: Path, ranks: Ranks, name: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False])
+def test_random_weights_are_the_same_at_every_layout(root: Path, ranks: Ranks, tied: bool) -> None:
+    model = MODELS["tied" if tied else "untied"]
+    layouts = {
+        "one": (1, layout()),
+        "tp2": (2, layout(tensor=2)),
+        "pp4": (4, layout(pipeline=4)),
+        "vpp": (2, layout(pipeline=2, **VIRTUAL)),
+    }
+    first = {}
+    for name, (world, parallelism) in layouts.items():
+        recipe = tiny.phase("random", steps=1, model=model, parallelism=parallelism)
+        ranks.must(tiny.job(root, f"random_{name}_{tied}", recipe, ranks=world))
+        first[name] = curves(root / f"random_{name}_{tied}")["loss"]
+    for name in layouts:
+        assert first[name] == pytest.approx(first["one"], abs=TOLERANCE)
+
+
+@pytest.mark.slow
 def test_documents_matter(root: Path) -> None:
     """Otherwise the cases with document boundaries would show nothing."""
     whole, documents = (curves(root / name)["loss"] for name in ("one_tied", "one_tied_documents"))

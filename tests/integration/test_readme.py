@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_training
 
+from megatron_octo.recipes import tiny
 from megatron_octo.tokenization import train_tokenizer
 from megatron_octo.tokenization.config import TokenizerTraining
 
@@ -28,6 +30,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         inputs=learn_from, text_field="answer", vocab_size=258, max_documents_per_input=1, model_max_length=64
     )
     train_tokenizer.run(training, directory / "runs" / "tiny" / "tokenizer", False)
+    for seed, corpus in enumerate(dict.fromkeys([*tiny.stable().corpora, *tiny.decay_long().corpora])):
+        tiny_training.write_shards(directory / "runs" / "tiny" / "shards", corpus, windows=400, seed=seed)
     return directory
 
 
@@ -35,7 +39,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_readme_line_runs(line: str, checkout: Path) -> None:
     """In the README's order: later lines read what earlier ones made."""
     command = f"{Path(sys.executable).parent}/{line}"
-    run = subprocess.run(command, shell=True, cwd=checkout, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, shell=True, cwd=checkout, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert (run.stdout + run.stderr).strip()
 

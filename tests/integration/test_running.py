@@ -190,6 +190,62 @@ def test_a_branch_point_that_was_not_saved_is_refused_with_those_that_were(root:
 
 
 @pytest.mark.slow
+def test_a_branch_outlives_its_parents_checkpoint(root: Path, ranks: Ranks) -> None:
+    """The parent goes on and drops the checkpoint; the branch, finished or killed, needs it no longer."""
+    parent = job(root, "moving_on", keep_checkpoints=1)
+    ranks.must(parent)
+    decay = tiny.branch(recipe(), "late", steps=6, at_step=STEPS, state=OptimizerState.CARRY)
+    finished, stopped = (tiny.job(root, name, decay, parent="moving_on") for name in ("late", "late_stopped"))
+    ranks.must(finished)
+    ranks.must(stopped, prelude="sabotage:signalled", argument={"rank": 0, "step": 2})
+    longer = tiny.phase("phase", steps=STEPS + 3, schedule=tiny.constant(2e-3), keep_checkpoints=1)
+    ranks.must(tiny.job(root, "moving_on", longer))
+    assert not (parent.out / "checkpoints" / "iter_0000012").exists()
+    assert artifacts.is_finished(finished.out, config=finished.config)
+    for late in (finished, stopped):
+        ranks.must(late)
+    assert rows(stopped.out) == rows(finished.out)
+
+
+@pytest.mark.slow
+def test_a_branch_of_another_run_is_refused(root: Path, ranks: Ranks) -> None:
+    stranger = tiny.phase("stranger", steps=6, schedule=tiny.constant(2e-3))
+    ranks.must(tiny.job(root, "stranger", stranger))
+    decay = tiny.branch(recipe(), "lost", steps=3, at_step=6, state=OptimizerState.CARRY)
+    ended = ranks.run(tiny.job(root, "lost", decay, parent="stranger"))
+    assert ended.codes == (2,)
+    assert f"lost leaves 'phase', and {root}/stranger holds the run 'stranger'" in ended.said[0]
+
+
+@pytest.mark.slow
+def test_a_branch_with_larger_batches_leaves_at_the_same_tokens(root: Path, ranks: Ranks) -> None:
+    decay = tiny.branch(recipe(), "larger", steps=6, at_step=6, state=OptimizerState.CARRY)
+    larger = dataclasses.replace(decay, global_batch_size=2 * tiny.BATCH)
+    ended = ranks.must(tiny.job(root, "larger", larger, parent="whole"))
+    assert "from phase after 384 tokens (step 6)" in ended.said[0]
+    assert rows(root / "larger")[0]["total_tokens"] == 8 * tiny.STEP
+
+
+@pytest.mark.slow
+def test_what_is_refused_leaves_a_finished_run_as_it_was(root: Path, ranks: Ranks) -> None:
+    capped = blend(prose=0.7, code=0.3).capped(code=3)
+    ranks.must(job(root, "capped_run", blend=capped))
+    before = (root / "capped_run" / "stage.json").read_bytes()
+    much = tiny.phase("phase", steps=1000, schedule=tiny.constant(2e-3), blend=capped)
+    assert ranks.run(tiny.job(root, "capped_run", much)).codes == (2,)
+    assert (root / "capped_run" / "stage.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_disk_too_full_for_the_metrics_loses_none_of_them(root: Path, ranks: Ranks) -> None:
+    ended = ranks.must(
+        job(root, "full_disk", world=2), prelude="sabotage:disk_full_for_rows", argument={"calls": [3, 4, 5]}
+    )
+    assert "metrics.jsonl could not be written (No space left on device)" in ended.said[0]
+    assert rows(root / "full_disk") == rows(root / "whole2")
+
+
+@pytest.mark.slow
 def test_validation_reads_its_own_corpus_and_changes_nothing(root: Path, ranks: Ranks) -> None:
     validation = Validation(blend=blend(held_out=1.0), tokens=2 * tiny.STEP, interval_tokens=5 * tiny.STEP)
     ranks.must(job(root, "validated", world=2, validation=validation))
