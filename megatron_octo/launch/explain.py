@@ -40,7 +40,7 @@ def explain(config: Any, *, nodes: int, gpus_per_node: int, throughput: float | 
     Args:
         throughput: tokens per second and GPU; None takes a derived one, whose origin is printed.
 
-    Raises `ConfigError` when the ranks do not divide into the config's layout.
+    Raises `ConfigError` when the config's layout or batch does not divide over the ranks; the message names the machine assumed.
     """
     if nodes < 1 or gpus_per_node < 1:
         raise ConfigError(f"{nodes} nodes with {gpus_per_node} GPUs each are no place to run; both must be at least 1")
@@ -48,7 +48,12 @@ def explain(config: Any, *, nodes: int, gpus_per_node: int, throughput: float | 
         raise ConfigError(f"a throughput of {throughput:g} tokens per second and GPU; it must be above 0")
     sections = [section("resolved config", to_yaml(config).splitlines())]
     if isinstance(config, MidTraining):
-        sections += explain_training.mid_training(config, nodes, gpus_per_node, throughput)
+        try:
+            sections += explain_training.mid_training(config, nodes, gpus_per_node, throughput)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}; show assumes --nodes {nodes} --gpus-per-node {gpus_per_node}, name your machine with these two"
+            ) from error
     elif isinstance(config, ReinforcementLearning):
         sections += _reinforcement_learning(config, nodes, gpus_per_node, throughput)
     elif isinstance(config, Tokenization):

@@ -77,7 +77,7 @@ class Tensors:
     def layer(self, recompute: Recompute) -> int:
         """What autograd keeps of one layer."""
         left_out = recompute.modules if recompute.granularity is RecomputeGranularity.SELECTIVE else ()
-        norms = 2 * (self.stream if "layernorm" in left_out else self._norm(matrix_follows_in_fp8=self.fp8))
+        norms = 2 * self._norm(matrix_follows_in_fp8=self.fp8)
         attention = self._projections() + self._core_attention(recomputed="core_attn" in left_out)
         return norms + attention + (0 if "mlp" in left_out else self._mlp())
 

@@ -4,7 +4,7 @@ from megatron_octo import units
 from megatron_octo.training import estimate, memory, spec
 from megatron_octo.training.activations import Modules
 from megatron_octo.training.checkpoint import Progress
-from megatron_octo.training.config import MidTraining, Recompute, RecomputeGranularity, RunOptions
+from megatron_octo.training.config import Anomalies, MidTraining, Recompute, RecomputeGranularity, RunOptions
 from megatron_octo.training.data import SampleOrder
 from megatron_octo.training.lineage import Lineage
 from megatron_octo.training.megatron import Ranks, device
@@ -13,6 +13,7 @@ from megatron_octo.training.schedule import knots
 
 def decided(
     recipe: MidTraining,
+    *,
     options: RunOptions,
     ranks: Ranks,
     order: SampleOrder,
@@ -30,6 +31,7 @@ def decided(
         _learning(recipe),
         f"blend: {_blend(recipe, order)}",
         *_validation(recipe),
+        _anomalies(recipe.anomalies),
         f"checkpoint every {recipe.save_interval:,} steps{' in the background' if options.async_save else ''}, the newest "
         f"{recipe.keep_checkpoints} stay"
         + (f" and every {recipe.keep_every:,} steps one" if recipe.keep_every else ""),
@@ -40,7 +42,7 @@ def decided(
 
 def _model(recipe: MidTraining) -> str:
     flops = estimate.flops_per_token(recipe.model, recipe.seq_length)
-    modules = "Transformer Engine" if spec.uses_transformer_engine() else "Megatron's local layers with fused attention"
+    modules = "Transformer Engine" if spec.modules() is Modules.TRANSFORMER_ENGINE else "local layers, fused attention"
     documents = ", attention within documents" if recipe.reset_attention_mask else ""
     return (
         f"{units.count(estimate.parameters(recipe.model))} parameters, {flops / 1e9:.3g} GFLOPs per token, {modules}, "
@@ -60,6 +62,7 @@ def _layout(recipe: MidTraining, ranks: Ranks) -> str:
         name
         for name, on in {
             f"{layout.num_chunks} virtual stages": layout.num_chunks > 1,
+            "stages' messages overlapped": layout.overlap_p2p_comm,
             "sequence parallel": layout.sequence_parallel,
             "distributed optimizer": layout.use_distributed_optimizer,
             "gradient reduction overlapped": layout.overlap_grad_reduce,
@@ -67,8 +70,7 @@ def _layout(recipe: MidTraining, ranks: Ranks) -> str:
         }.items()
         if on
     ]
-    modules = Modules.TRANSFORMER_ENGINE if spec.uses_transformer_engine() else Modules.LOCAL
-    needed = memory.memory(recipe, ranks.world_size, modules=modules).total
+    needed = memory.memory(recipe, ranks.world_size, modules=spec.modules()).total
     return (
         f"{ranks.world_size} ranks = {layout.spelled} x DP {ranks.data_parallel_size}{''.join(f', {extra}' for extra in extras)}; "
         f"{recipe.num_microbatches(ranks.world_size)} micro-batches of {recipe.micro_batch_size} per rank and step; about "
@@ -78,10 +80,10 @@ def _layout(recipe: MidTraining, ranks: Ranks) -> str:
 
 def _learning(recipe: MidTraining) -> str:
     points = knots(recipe.schedule, recipe.trained_tokens)
-    rates = " -> ".join(f"{knot.learning_rate:g}" for knot in (points[0], points[-1]))
+    rates = ", ".join(f"{knot.learning_rate:g} at {units.count(knot.tokens)}" for knot in points)
     adam = recipe.optimizer
     return (
-        f"learning rate {rates} ({recipe.schedule.style.value}), AdamW betas {adam.adam_beta1:g} {adam.adam_beta2:g}, weight decay "
+        f"learning rate ({recipe.schedule.style.value}) {rates} tokens; AdamW betas {adam.adam_beta1:g} {adam.adam_beta2:g}, weight decay "
         f"{adam.weight_decay:g}, gradients clipped at {adam.clip_grad:g}"
     )
 
@@ -94,6 +96,11 @@ def _blend(recipe: MidTraining, order: SampleOrder) -> str:
         + (f", at most {share.max_epochs:g})" if share.max_epochs is not None else ")")
         for share in recipe.blend.shares
     )
+
+
+def _anomalies(anomalies: Anomalies) -> str:
+    spike = "" if anomalies.spike_factor is None else f", or {anomalies.spike_factor:g} times the median norm"
+    return f"left out: steps not finite{spike}; more than {anomalies.max_skipped_steps} end the run"
 
 
 def _validation(recipe: MidTraining) -> list[str]:

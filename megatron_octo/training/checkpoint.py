@@ -20,6 +20,7 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper
 from megatron.core.models.gpt import GPTModel
+from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.utils import unwrap_model
 
@@ -104,7 +105,7 @@ def read_progress(checkpoint: Path) -> Progress:
     return Progress(**dist_checkpointing.load_common_state_dict(str(checkpoint))["progress"])
 
 
-def state_dict(model: megatron.Model, optimizer: Any, *, is_loading: bool) -> dict[str, Any]:
+def state_dict(model: megatron.Model, optimizer: MegatronOptimizer, *, is_loading: bool) -> dict[str, Any]:
     """What is stored where: the sharded parts of model and optimizer, and which kind of optimizer it is."""
     metadata = OPTIMIZER_FORMAT | {"dp_cp_group": megatron.data_parallel_group()}
     state = _model_state(unwrap_model(model), metadata)
@@ -112,11 +113,11 @@ def state_dict(model: megatron.Model, optimizer: Any, *, is_loading: bool) -> di
     return state
 
 
-def content_metadata(optimizer: Any) -> dict[str, Any]:
+def content_metadata(optimizer: MegatronOptimizer) -> dict[str, Any]:
     return OPTIMIZER_FORMAT | {DISTRIBUTED: _is_distributed(optimizer)}
 
 
-def load(checkpoint: Path, *, model: megatron.Model, optimizer: Any) -> Progress:
+def load(checkpoint: Path, *, model: megatron.Model, optimizer: MegatronOptimizer) -> Progress:
     """Continue a run: weights, optimizer state and progress. Returns the progress.
 
     Raises:
@@ -134,7 +135,7 @@ def load(checkpoint: Path, *, model: megatron.Model, optimizer: Any) -> Progress
     return Progress(**state["progress"])
 
 
-def load_weights(checkpoint: Path, *, model: megatron.Model, optimizer: Any) -> None:
+def load_weights(checkpoint: Path, *, model: megatron.Model, optimizer: MegatronOptimizer) -> None:
     """Start from another run's or an imported model's weights with fresh optimizer state."""
     load_gpt(checkpoint, unwrap_model(model))
     optimizer.reload_model_params()
@@ -203,7 +204,7 @@ def _damage(checkpoint: Path, *, must_have_checksums: bool) -> list[str]:
     return checksums.damage(checkpoint, mine)
 
 
-def _refuse_other_optimizer(checkpoint: Path, optimizer: Any) -> None:
+def _refuse_other_optimizer(checkpoint: Path, optimizer: MegatronOptimizer) -> None:
     content = dist_checkpointing.load_content_metadata(str(checkpoint)) or {}
     mine = _is_distributed(optimizer)
     if DISTRIBUTED not in content:
@@ -217,7 +218,7 @@ def _refuse_other_optimizer(checkpoint: Path, optimizer: Any) -> None:
         )
 
 
-def _is_distributed(optimizer: Any) -> bool:
+def _is_distributed(optimizer: MegatronOptimizer) -> bool:
     return any(isinstance(part, DistributedOptimizer) for part in megatron.inner_optimizers(optimizer))
 
 

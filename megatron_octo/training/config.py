@@ -173,12 +173,18 @@ class Optimizer:
     adam_beta1: float = 0.9  # our choice
     adam_beta2: float = 0.95  # our choice
     adam_eps: float = 1e-8  # our choice
-    clip_grad: float = 1.0  # our choice
+    #: Norm to which larger gradients are scaled down; None leaves them.
+    clip_grad: float | None = 1.0  # our choice
 
     def __post_init__(self) -> None:
         for what in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, what) < 1:
                 raise ConfigError(f"{what} is {getattr(self, what):g}; it lies from 0 up to below 1")
+        if self.weight_decay < 0 or self.adam_eps <= 0 or (self.clip_grad is not None and self.clip_grad <= 0):
+            raise ConfigError(
+                f"weight_decay {self.weight_decay:g}, adam_eps {self.adam_eps:g}, clip_grad {self.clip_grad}: decay lies at 0 or above, "
+                "epsilon and clip_grad above 0 (clip_grad none does not clip)"
+            )
 
 
 class Precision(enum.Enum):
@@ -248,6 +254,10 @@ class Recompute:
 
     def __post_init__(self) -> None:
         _require_positive(self, "num_layers")
+        if not self.modules:
+            raise ConfigError(
+                f"recompute.modules is empty; name some of {', '.join(RECOMPUTE_MODULES)}, or set granularity=none"
+            )
         for module in self.modules:
             if module not in RECOMPUTE_MODULES:
                 raise ConfigError(f"'{module}' cannot be recomputed by itself{nearest(module, RECOMPUTE_MODULES)}")
@@ -358,10 +368,12 @@ class MidTraining:
             raise ConfigError(
                 f"seq_length {self.seq_length} exceeds the model's max_position_embeddings {self.model.max_position_embeddings}"
             )
-        if self.schedule.warmup_tokens >= self.train_tokens:
+        if self.schedule.warmup_tokens >= self.trained_tokens:
             raise ConfigError(
-                f"warmup_tokens {self.schedule.warmup_tokens:,} leave nothing of {self.train_tokens:,} train_tokens"
+                f"warmup_tokens {self.schedule.warmup_tokens:,} leave nothing of the phase's {self.trained_tokens:,} tokens"
             )
+        if self.init_method_std <= 0:
+            raise ConfigError(f"init_method_std is {self.init_method_std:g}; it lies above 0")
         if self.schedule.wsd_decay_tokens is not None and not (
             0 < self.schedule.wsd_decay_tokens <= self.trained_tokens - self.schedule.warmup_tokens
         ):
@@ -369,10 +381,7 @@ class MidTraining:
                 f"wsd_decay_tokens {self.schedule.wsd_decay_tokens:,} do not fit: above 0, and with {self.schedule.warmup_tokens:,} "
                 f"warmup_tokens at most the {self.trained_tokens:,} of the phase"
             )
-        if self.keep_every_tokens is not None and self.keep_every_tokens < self.tokens_per_step:
-            raise ConfigError(
-                f"keep_every_tokens {self.keep_every_tokens:,} is less than one step of {self.tokens_per_step:,} tokens"
-            )
+        self._check_intervals()
         if self.keep_every is not None and self.keep_every % self.save_interval:
             raise ConfigError(
                 f"keep_every_tokens is {self.keep_every:,} steps and save_interval_tokens {self.save_interval:,}: checkpoints are "
@@ -382,6 +391,17 @@ class MidTraining:
         self._check_recompute()
         self._check_fp8()
         self._check_validation()
+
+    def _check_intervals(self) -> None:
+        intervals = {"save_interval_tokens": self.save_interval_tokens, "keep_every_tokens": self.keep_every_tokens}
+        if self.validation is not None:
+            intervals |= {
+                "validation.tokens": self.validation.tokens,
+                "validation.interval_tokens": self.validation.interval_tokens,
+            }
+        for what, tokens in intervals.items():
+            if tokens is not None and tokens < self.tokens_per_step:
+                raise ConfigError(f"{what} {tokens:,} is less than one step of {self.tokens_per_step:,} tokens")
 
     def _check_recompute(self) -> None:
         layers = self.model.num_layers // self.parallelism.pipeline_model_parallel_size // self.parallelism.num_chunks
@@ -437,7 +457,7 @@ class MidTraining:
     @property
     def save_interval(self) -> int:
         """Steps between checkpoints."""
-        return max(1, self.save_interval_tokens // self.tokens_per_step)
+        return self.save_interval_tokens // self.tokens_per_step
 
     @property
     def keep_every(self) -> int | None:
@@ -455,12 +475,12 @@ class MidTraining:
         """Steps between validations; without a validation blend, as many as the phase has."""
         if self.validation is None:
             return self.train_iters
-        return max(1, self.validation.interval_tokens // self.tokens_per_step)
+        return self.validation.interval_tokens // self.tokens_per_step
 
     @property
     def validation_steps(self) -> int:
         """Global batches read in each validation."""
-        return 0 if self.validation is None else max(1, self.validation.tokens // self.tokens_per_step)
+        return 0 if self.validation is None else self.validation.tokens // self.tokens_per_step
 
     def num_microbatches(self, world_size: int) -> int:
         """Forward passes per rank and step. Raises `ConfigError` when the batch does not divide."""

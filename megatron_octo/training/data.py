@@ -3,7 +3,7 @@
 A corpus is one stream of tokens, cut into fixed windows of `seq_length` (documents were shuffled at tokenisation); `order.py`
 says which window of which corpus comes next. Resuming needs one integer, the step. The order depends on the seed and the phase's
 name, not on the number of ranks, and a longer run begins with the samples of a shorter one. Where documents begin is looked up in
-the mapped index, and only when asked for.
+the index, and only when asked for.
 
 Cost: about 2 ms for 1,024 samples of 200B tokens, O(1) memory (docs/measurements.md).
 """

@@ -38,15 +38,16 @@ class Journal:
         self.checkpoint = newest.name if newest is not None else None
 
     def __enter__(self) -> "Journal":
-        self.ended(Reason.RUNNING, None)
+        self.stands(Reason.RUNNING, None)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is not None:
             reason = next((reason for family, reason in REASONS.items() if isinstance(error, family)), Reason.ERROR)
-            self.ended(reason, f"{type(error).__name__}: {error}")
+            self.stands(reason, f"{type(error).__name__}: {error}")
 
-    def ended(self, reason: Reason, detail: str | None) -> None:
+    def stands(self, reason: Reason, detail: str | None) -> None:
+        """Write down where the run stands now: at its start, after each save, at its end."""
         if self.speaks:
             state.write(
                 self.out, reason=reason, step=self.progress.step, tokens=self.progress.tokens,
@@ -56,7 +57,7 @@ class Journal:
     def saved(self, saved: Saved) -> None:
         """A checkpoint is complete and on the disk."""
         self.checkpoint = checkpoint_name(saved.step)
-        self.ended(Reason.RUNNING, None)
+        self.stands(Reason.RUNNING, None)
         if self.speaks:
             say(
                 f"saved {self.checkpoint} in {saved.total_seconds:.1f}s (training stood still for {saved.stall_seconds:.2f}s)"
@@ -70,7 +71,7 @@ class Journal:
 
     def not_saved(self, message: str) -> None:
         """A checkpoint could not be written; training goes on."""
-        self.ended(Reason.SAVE_FAILED, message)
+        self.stands(Reason.RUNNING, message)
         if self.speaks:
             say(f"warning: {message}")
 

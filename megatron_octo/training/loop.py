@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_octo.errors import TrainingError
@@ -37,7 +38,7 @@ class Run:
 
     recipe: MidTraining
     model: megatron.Model
-    optimizer: Any
+    optimizer: MegatronOptimizer
     order: SampleOrder
     #: Of the recipe's validation blend.
     validation: SampleOrder | None
@@ -108,19 +109,16 @@ def train_step(run: Run, windows: Windows) -> tuple[Row, bool]:
     losses_G, stopped = forward_backward(run, windows)
     loss = math.fsum(losses_G) / len(losses_G)
     run.watchdog.at(progress.step, "optimizer")
-    reasons: list[str] = []
 
-    def refuse(norm: float) -> bool:
-        why = anomalies.reason(recipe.anomalies, loss=loss, grad_norm=norm, recent=progress.recent_grad_norms)
-        reasons.extend([] if why is None else [why])
-        return why is not None
+    def why_not(norm: float) -> str | None:
+        return anomalies.reason(recipe.anomalies, loss=loss, grad_norm=norm, recent=progress.recent_grad_norms)
 
-    grad_norm, taken = megatron.step(run.optimizer, refuse)
-    if taken:
+    grad_norm, why_skipped = megatron.step(run.optimizer, why_not)
+    if why_skipped is None:
         anomalies.remember(progress.recent_grad_norms, grad_norm, window=recipe.anomalies.window)
     else:
         progress.skipped_steps += 1
-        run.on_skip(reasons[0], losses_G)
+        run.on_skip(why_skipped, losses_G)
     progress.step += 1
     progress.tokens += recipe.tokens_per_step
     progress.total_tokens += recipe.tokens_per_step

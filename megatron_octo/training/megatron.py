@@ -14,7 +14,7 @@ import torch.distributed
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt import GPTModel
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
@@ -22,6 +22,7 @@ from megatron.core.utils import get_batch_on_this_cp_rank
 from torch._C._distributed_c10d import Store
 from torch.distributed.distributed_c10d import _get_default_store
 
+from megatron_octo import process
 from megatron_octo.errors import ConfigError
 from megatron_octo.training import spec
 from megatron_octo.training.config import (
@@ -71,7 +72,7 @@ def initialize(parallelism: Parallelism, seed: int, *, timeout_seconds: float = 
 
         cpu.install()
     # Before anything collective: a layout that cannot work is refused on every rank alike.
-    parallelism.data_parallel_size(int(os.environ.get("WORLD_SIZE", "1")))
+    parallelism.data_parallel_size(process.world_size())
     _join("nccl" if on_gpu else "gloo", timedelta(seconds=timeout_seconds))
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallelism.tensor_model_parallel_size,
@@ -210,9 +211,8 @@ def build_gpt(
 def _build_chunk(
     model: ModelConfig, config: TransformerConfig, vp_stage: int | None, *, seed: int, documents: bool
 ) -> GPTModel:
-    torch.manual_seed(
-        seed
-    )  # for the input table; the layers seed themselves, and the output table follows the last of them
+    # for the input table; the layers seed themselves, and the output table follows the last of them
+    torch.manual_seed(seed)
     return GPTModel(
         config,
         spec.layer_spec(config, seed=seed, vp_stage=vp_stage, documents=documents),
@@ -229,7 +229,7 @@ def _build_chunk(
     )
 
 
-def build(recipe: MidTraining) -> tuple[Model, Any]:
+def build(recipe: MidTraining) -> tuple[Model, MegatronOptimizer]:
     """The phase's model, initialised at random, and its optimizer."""
     gpts = build_gpt(recipe.model, gpt_config(recipe), seed=recipe.seed, documents=recipe.reset_attention_mask)
     model = wrap(gpts, recipe)
@@ -261,7 +261,7 @@ def wrap(gpts: Sequence[GPTModel], recipe: MidTraining) -> Model:
     return model
 
 
-def build_optimizer(model: Model, recipe: MidTraining) -> Any:
+def build_optimizer(model: Model, recipe: MidTraining) -> MegatronOptimizer:
     """Megatron's optimizer; gradients of tied embeddings and data-parallel ranks are finished by `finalize_model_grads`."""
     settings: Optimizer = recipe.optimizer
     layout = recipe.parallelism
@@ -273,7 +273,7 @@ def build_optimizer(model: Model, recipe: MidTraining) -> Any:
             adam_beta1=settings.adam_beta1,
             adam_beta2=settings.adam_beta2,
             adam_eps=settings.adam_eps,
-            clip_grad=settings.clip_grad,
+            clip_grad=settings.clip_grad or 0.0,  # Megatron's word for not clipping
             bf16=recipe.precision is not Precision.FP32,
             params_dtype=torch_dtype(recipe.precision),
             use_distributed_optimizer=layout.use_distributed_optimizer,
@@ -291,20 +291,20 @@ def build_optimizer(model: Model, recipe: MidTraining) -> Any:
     return optimizer
 
 
-def step(optimizer: Any, refuse: Callable[[float], bool]) -> tuple[float, bool]:
-    """Megatron's optimizer step, left out when `refuse` says so of the gradient's norm; returns the norm and whether it was taken.
+def step(optimizer: MegatronOptimizer, why_not: Callable[[float], str | None]) -> tuple[float, str | None]:
+    """Megatron's optimizer step, unless `why_not` has a reason against the gradient's norm; returns the norm and the reason.
 
     The norm is one number of the whole world, so every rank decides alike.
     """
     optimizer.prepare_grads()
     norm = float(optimizer.get_grad_norm())
-    if refuse(norm):
-        return norm, False
+    if (reason := why_not(norm)) is not None:
+        return norm, reason
     for part in inner_optimizers(optimizer):
         if part.config.clip_grad > 0 and (parameters := part.get_parameters()):
             clip_grad_by_total_norm_fp32(parameters, max_norm=part.config.clip_grad, total_norm=norm)
     assert optimizer.step_with_ready_grads(), "fp32 and bf16 training have no loss scale to skip a step for"
-    return norm, True
+    return norm, None
 
 
 def finish_param_gather(model: Model) -> None:
@@ -320,7 +320,7 @@ def context_slices(**batch_BS: torch.Tensor | None) -> dict[str, torch.Tensor | 
     return slices
 
 
-def set_learning_rate(optimizer: Any, learning_rate: float, weight_decay: float) -> None:
+def set_learning_rate(optimizer: MegatronOptimizer, learning_rate: float, weight_decay: float) -> None:
     """What Megatron's scheduler does each step. Without it norms would decay too: `wd_mult` is applied nowhere else."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("lr_mult", 1.0)
@@ -358,6 +358,6 @@ def data_parallel_group() -> torch.distributed.ProcessGroup:
     return group
 
 
-def inner_optimizers(optimizer: Any) -> Sequence[Any]:
+def inner_optimizers(optimizer: MegatronOptimizer) -> Sequence[Any]:
     """The optimizers a ChainedOptimizer is made of."""
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))

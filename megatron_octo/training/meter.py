@@ -9,7 +9,6 @@ import torch
 from megatron_octo.training import estimate, megatron
 from megatron_octo.training.config import MidTraining
 
-GIB = 2**30
 TERA = 1e12
 
 
@@ -36,7 +35,7 @@ class Meter:
             "tokens_per_second_per_gpu": per_gpu,
             "model_tflops_per_gpu": flops / TERA,
             **({"mfu": flops / self.peak_flops} if self.peak_flops is not None else {}),
-            "memory_gib": memory_bytes() / GIB,
+            "memory_gib": memory_bytes() / 2**30,
         }
 
 

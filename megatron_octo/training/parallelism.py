@@ -4,6 +4,7 @@ A world of N ranks is TP x PP x CP x DP: data parallelism takes what the other t
 layouts by assertion when the model is built, and some wrong ones not at all; here they are refused while a config is parsed.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -172,13 +173,16 @@ class Parallelism:
         return (spell(*sizes) for sizes in sorted(candidates, key=distance))
 
     def _fits(self, model: Shape, seq_length: int, tensor: int, pipeline: int, context: int) -> bool:
-        if (self.sequence_parallel and tensor == 1) or (self.num_chunks > 1 and pipeline == 1):
+        try:
+            layout = dataclasses.replace(
+                self,
+                tensor_model_parallel_size=tensor,
+                pipeline_model_parallel_size=pipeline,
+                context_parallel_size=context,
+            )
+        except ConfigError:
             return False
-        if self.num_chunks > 1 and pipeline == 2 and not self.overlap_p2p_comm:
-            return False
-        chunks = self.num_chunks
-        parts = (2 * context if context > 1 else 1) * (tensor if self.sequence_parallel else 1)
-        return model.num_layers % (pipeline * chunks) == 0 and seq_length % parts == 0
+        return layout._misfit(model, seq_length) is None
 
 
 def spell(tensor: int, pipeline: int, context: int) -> str:

@@ -5,10 +5,12 @@ Rank 0 speaks and writes the metrics; every rank reads its own windows of the sh
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from megatron.core.optimizer import MegatronOptimizer
 
 from megatron_octo import artifacts, process
 from megatron_octo.config import to_dict
@@ -26,7 +28,7 @@ from megatron_octo.training.loop import Run, train
 from megatron_octo.training.meter import Meter
 from megatron_octo.training.saving import Saver
 from megatron_octo.training.state import Reason, StopSignal
-from megatron_octo.training.tracking import Tracker
+from megatron_octo.training.tracking import Row, Tracker
 from megatron_octo.training.watchdog import Watchdog
 
 #: Collectives give up after the watchdog has spoken, not before.
@@ -58,8 +60,21 @@ def run(job: TrainingJob, out: Path, force: bool) -> None:
             artifacts.write_json(out / "model.json", to_dict(job.recipe.model))
             lineage.write(out, ancestry)
             continued = own.name if own is not None else None
-            say(announce.decided(job.recipe, job.options, ranks, order, progress, ancestry, continued))
-        stopped_by = _train(job, out, model, optimizer, order, validation, ranks, progress)
+            decided = announce.decided(
+                job.recipe, options=job.options, ranks=ranks, order=order, progress=progress, lineage=ancestry,
+                continued=continued,
+            )  # fmt: skip
+            say(decided)
+        stopped_by = _train(
+            job,
+            out,
+            model=model,
+            optimizer=optimizer,
+            order=order,
+            validation=validation,
+            ranks=ranks,
+            progress=progress,
+        )
         if stage is not None:
             stage.complete = stopped_by is None
             stage.counts |= _counts(job.recipe, ranks, order, progress, ancestry)
@@ -70,8 +85,9 @@ def run(job: TrainingJob, out: Path, force: bool) -> None:
 def _train(
     job: TrainingJob,
     out: Path,
+    *,
     model: megatron.Model,
-    optimizer: Any,
+    optimizer: MegatronOptimizer,
     order: SampleOrder,
     validation: SampleOrder | None,
     ranks: megatron.Ranks,
@@ -97,10 +113,10 @@ def _train(
         )  # fmt: skip
         train(here)
         if progress.step == recipe.train_iters:
-            journal.ended(Reason.FINISHED, None)
+            journal.stands(Reason.FINISHED, None)
             return None
         signal = stop.received or "a signal to another rank"
-        journal.ended(Reason.SIGNAL, signal)
+        journal.stands(Reason.SIGNAL, signal)
         if speaks:
             say(
                 f"{recipe.name}: {signal} after step {progress.step:,} of {recipe.train_iters:,}; saved, start it again to continue"
@@ -114,7 +130,7 @@ def _start(
     own: Path | None,
     *,
     model: megatron.Model,
-    optimizer: Any,
+    optimizer: MegatronOptimizer,
     corpora: dict[str, Corpus],
 ) -> tuple[Progress, Lineage]:
     """Load what this run starts from: its own newest checkpoint, its parent's, an imported model's, or nothing."""
@@ -188,7 +204,7 @@ def _identity_of_start(job: TrainingJob, out: Path, force: bool) -> Path | dict[
 
 
 @contextlib.contextmanager
-def _tracker(job: TrainingJob, out: Path, progress: Progress, *, enabled: bool) -> Iterator[Any]:
+def _tracker(job: TrainingJob, out: Path, progress: Progress, *, enabled: bool) -> Iterator[Callable[[Row], None]]:
     """A function that takes one step's row of metrics; does nothing beside rank 0."""
     if not enabled:
         yield lambda row: None

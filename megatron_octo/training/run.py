@@ -6,15 +6,12 @@ Started by the local launcher, torchrun or srun, which describe the ranks in RAN
 from pathlib import Path
 
 from megatron_octo import process
+from megatron_octo.training import phase
 from megatron_octo.training.config import TrainingJob
 
 
 def run(job: TrainingJob, out: Path, force: bool) -> None:
     """Train one phase, or continue it from its newest checkpoint."""
-    # Not at the top: Megatron's checkpoint writer starts a helper process that imports this module again, and would spend
-    # seconds on importing Megatron for nothing.
-    from megatron_octo.training import phase
-
     phase.run(job, out, force)
 
 

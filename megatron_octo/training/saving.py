@@ -22,6 +22,7 @@ from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_octo import artifacts, units
@@ -77,7 +78,7 @@ class Saver:
         stage_directory: Path,
         *,
         model: megatron.Model,
-        optimizer: Any,
+        optimizer: MegatronOptimizer,
         keep: int,
         keep_every: int | None,
         asynchronous: bool,

@@ -12,6 +12,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, get_transformer_layer_offset
 
+from megatron_octo.training.activations import Modules
 from megatron_octo.training.attention import FusedAttention
 from megatron_octo.training.norm import RMSNorm
 
@@ -31,6 +32,11 @@ def uses_transformer_engine() -> bool:
     """Whether Megatron-Core found Transformer Engine when it was imported, and there is a GPU for it."""
     # Never imported here: the bare package without its CUDA parts raises RuntimeError.
     return bool(gpt_layer_specs.HAVE_TE) and torch.cuda.is_available()
+
+
+def modules() -> Modules:
+    """Which layers a model of this process has."""
+    return Modules.TRANSFORMER_ENGINE if uses_transformer_engine() else Modules.LOCAL
 
 
 def layer_spec(

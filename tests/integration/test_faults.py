@@ -1,4 +1,7 @@
-"""Killed twenty times, at random steps and in the middle of saves, a run ends where the unbroken one does, bit for bit."""
+"""Killed twenty times, at random steps and in the middle of saves, a run ends where the unbroken one does, bit for bit.
+
+The last moments of a save, between one rename and the next, are hit one by one in tests/unit/training/test_checkpoint_files.py.
+"""
 
 import json
 import random
@@ -37,6 +40,7 @@ def test_killed_twenty_times_equals_unbroken(ranks: Ranks, tmp_path: Path, count
     ranks.must(tiny.job(tmp_path, "unbroken", RECIPE, ranks=count))
     told = kill_again_and_again(ranks, tmp_path, count)
     ranks.must(tiny.job(tmp_path, "broken", RECIPE, ranks=count))
+    print(f"{count} ranks: {told.in_a_save} of {KILLS} kills inside a save")  # pytest -s
     assert told.in_a_save >= KILLS // 3, told
     assert len(set(told.steps)) >= KILLS // 3, told
     assert curve(tmp_path / "broken") == curve(tmp_path / "unbroken")
@@ -56,14 +60,6 @@ def kill_again_and_again(ranks: Ranks, root: Path, count: int) -> Told:
         }  # fmt: skip
         ended = ranks.run(tiny.job(root, "broken", RECIPE, ranks=count), prelude="killer:arm", argument=moment)
         assert ended.codes == (-signal.SIGKILL,) * count, "\n".join(ended.said)
-        print(
-            moment["rows"],
-            moment["saves"],
-            round(ended.seconds, 2),
-            any((out / "checkpoints").glob(".iter_*")),
-            len(rows(out)),
-            flush=True,
-        )
         in_a_save += any((out / "checkpoints").glob(".iter_*"))
         steps.append(len(rows(out)))
         if (latest := publishing.named_latest(out / "checkpoints")) is not None:

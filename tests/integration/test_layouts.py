@@ -31,7 +31,8 @@ TIED = dataclasses.replace(tiny.MODEL, num_layers=4)
 UNTIED = dataclasses.replace(TIED, share_embeddings_and_output_weights=False)
 QWEN2 = dataclasses.replace(UNTIED, add_qkv_bias=True)
 QWEN3 = dataclasses.replace(TIED, qk_layernorm=True)
-MODELS = {"tied": TIED, "untied": UNTIED, "qwen2": QWEN2, "qwen3": QWEN3}
+DEEP = dataclasses.replace(TIED, num_layers=8)
+MODELS = {"tied": TIED, "untied": UNTIED, "qwen2": QWEN2, "qwen3": QWEN3, "deep": DEEP}
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ CASES = {
     "pp2_untied": Case(layout=layout(pipeline=2), model="untied"),
     "pp2_plain_optimizer": Case(layout=layout(pipeline=2, **PLAIN)),
     "pp4": Case(ranks=4, layout=layout(pipeline=4)),
+    "pp4_vpp2_without_overlap": Case(
+        ranks=4, layout=layout(pipeline=4, virtual_pipeline_model_parallel_size=2), model="deep"
+    ),
     "vpp2": Case(layout=layout(pipeline=2, **VIRTUAL)),
     "vpp2_untied": Case(layout=layout(pipeline=2, **VIRTUAL), model="untied"),
     "dp2": Case(),
@@ -78,6 +82,8 @@ CASES = {
         ranks=4, layout=layout(pipeline=2, **VIRTUAL, **OVERLAP), changes=(("micro_batch_size", 1),)
     ),
     "one_plain_optimizer": Case(ranks=1, layout=layout(**PLAIN)),
+    "tp2_plain_optimizer": Case(layout=layout(tensor=2, **PLAIN)),
+    "cp2_plain_optimizer": Case(layout=layout(context=2, **PLAIN), model="untied"),
     "cp2": Case(layout=layout(context=2)),
     "cp2_documents": Case(layout=layout(context=2), changes=DOCUMENTS),
     "tp2pp2": Case(ranks=4, layout=layout(tensor=2, pipeline=2)),
@@ -149,8 +155,9 @@ def test_it_trains_as_one_process_does(root: Path, ranks: Ranks, name: str) -> N
     expected, found = curves(root / f"one_{case.model}{documents}"), curves(root / name)
     assert len(found["loss"]) == STEPS
     assert found["loss"][-1] < found["loss"][0] - 0.1  # it learned something that could differ
-    for key, curve in expected.items():
-        assert found[key] == pytest.approx(curve, abs=TOLERANCE)
+    differences = {key: max(abs(a - b) for a, b in zip(found[key], expected[key], strict=True)) for key in expected}
+    print(f"{name}: {', '.join(f'{key} {value:.1e}' for key, value in differences.items())}")  # pytest -s
+    assert max(differences.values()) < TOLERANCE
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(root: Path, ranks: Ranks) -> No
 
 
 VIRTUAL = {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2, "overlap_p2p_comm": True}
-#: World and layout of one run after the other. The first has no pipeline: random initial weights depend on it.
+#: World and layout of one run after the other.
 MOVES = {
     "dp2_one": [(2, {}), (1, {})],
     "tp2_dp2": [(2, {"tensor_model_parallel_size": 2}), (2, {})],

@@ -152,6 +152,40 @@ def test_a_changed_input_is_an_error(tmp_path: Path) -> None:
     assert not make(out, inputs={"text": source}, force=True)
 
 
+def test_what_a_finished_stage_was_made_from_may_be_gone(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.write_text("one")
+    make(out, inputs={"text": source}, raw_inputs={"raw": source})
+    source.unlink()
+    assert artifacts.is_finished(out, config={"size": 1})
+    with pytest.raises(ArtifactError, match="size: 1 -> 2"):
+        artifacts.is_finished(out, config={"size": 2})
+
+
+def test_an_unfinished_stage_needs_its_inputs(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.write_text("one")
+    with pytest.raises(RuntimeError), artifacts.stage(out, kind="make", config={}, inputs={"text": source}, resumable=True):
+        raise RuntimeError
+    assert not artifacts.is_finished(out, config={})
+    source.unlink()
+    with pytest.raises(ArtifactError, match="does not exist"):
+        artifacts.is_finished(out, config={})
+
+
+def test_an_input_that_is_gone_may_be_given_as_it_was_recorded(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.write_text("one")
+    with pytest.raises(RuntimeError), artifacts.stage(out, kind="make", config={}, inputs={"text": source}, resumable=True):
+        raise RuntimeError
+    source.unlink()
+    recorded = mark(out)["inputs"]["text"]
+    with pytest.raises(ArtifactError, match="another input 'text'"):
+        make(out, config={}, inputs={"text": recorded | {"sha256": "f00d"}}, resumable=True)
+    assert not make(out, config={}, inputs={"text": recorded}, resumable=True)
+    assert mark(out)["inputs"] == {"text": recorded}
+
+
 def test_force_starts_over_even_a_resumable_stage(tmp_path: Path) -> None:
     make(tmp_path, config={"size": 1}, resumable=True)
     (tmp_path / "checkpoint").write_text("old")

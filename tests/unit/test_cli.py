@@ -121,6 +121,10 @@ def test_a_dry_run_prints_and_starts_nothing(
         ("show llama32_3b.decay_lang", "unknown recipe 'llama32_3b.decay_lang'; nearest: llama32_3b.decay_long"),
         ("show tiny.stable schedule.peak_rl=1", "has no 'peak_rl'; nearest: peak_lr"),
         ("show tiny.stable train_tokens=many", "train_tokens=many: int expected"),
+        (
+            "show tiny.stable global_batch_size=16 micro_batch_size=8",
+            "8 data-parallel ranks = 64; show assumes --nodes 1 --gpus-per-node 8",
+        ),
         ("show a_lab:uneven", "the shares of a blend must sum to 1, these sum to 1.1: web 0.9 + qa 0.2"),
         ("train a_lab:uneven --shards shards --out out", "the shares of a blend must sum to 1"),
         ("show no_lab:run", "no module 'no_lab'"),

@@ -1,6 +1,7 @@
 """The end of a stage as an exit code."""
 
 import dataclasses
+import errno
 import os
 import resource
 import signal
@@ -71,6 +72,24 @@ def test_a_defect_of_ours_keeps_its_traceback(settings: str) -> None:
         process.main(lambda *_: 1 / 0, Settings, argv=[settings, "out"])
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/file"), "error: No space left on device: a/file\n"),
+        # As `os.write` raises it.
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device\n"),
+    ],
+)
+def test_a_full_disk_is_for_people_to_mend(error: OSError, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert process.explain(error) == 2
+    assert capsys.readouterr().err == said
+
+
+def test_what_only_we_can_mend_is_raised_again() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        process.explain(OSError(errno.EBADF, "Bad file descriptor"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_stage_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "waiting.py").write_text(WAITING)
@@ -94,6 +113,14 @@ def test_rank_zero(monkeypatch: pytest.MonkeyPatch, rank: str | None, expected: 
     if rank is not None:
         monkeypatch.setitem(os.environ, "RANK", rank)
     assert process.is_rank_zero() is expected
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [(None, 1), ("4", 4)])
+def test_ranks_of_a_run(monkeypatch: pytest.MonkeyPatch, ranks: str | None, expected: int) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if ranks is not None:
+        monkeypatch.setenv("WORLD_SIZE", ranks)
+    assert process.world_size() == expected
 
 
 def test_a_run_may_open_as_many_files_as_the_system_allows() -> None:

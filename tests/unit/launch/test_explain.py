@@ -11,6 +11,8 @@ from megatron_octo.launch.explain import describe_list, explain
 from megatron_octo.training.config import (
     Anomalies,
     Fp8,
+    Fp8Format,
+    Fp8Recipe,
     LearningRateStyle,
     MidTraining,
     Precision,
@@ -157,8 +159,8 @@ def test_other_configs_are_printed_as_they_are() -> None:
         ("parameters", "3,212,893,184 (tied embeddings, query, key and value bias)"),
         ("ranks per axis", "TP 2 x PP 2 x CP 2 x DP 8, 2 model chunks each"),
         ("split and overlapped", "norms split along the sequence, stages exchanged while computing"),
-        ("precision ", "fp8 matrix products in bf16: tensorwise scaling, hybrid, weights gathered in fp8"),
-        ("recomputed backward", "all layers, 2 at a time"),
+        ("precision ", "fp8 matrix products in bf16: blockwise scaling, e4m3"),
+        ("recomputed backward", "all layers, 7 at a time"),
         ("optimizer per GPU", "676 MB (Adam in fp32, over 16 ranks)"),
         ("wall time", "unknown in fp8; state a throughput in tokens per second and GPU"),
     ],
@@ -185,8 +187,8 @@ def everything() -> MidTraining:
         anomalies=Anomalies(spike_factor=None, max_skipped_steps=0),
         reset_attention_mask=True,
         precision=Precision.FP8,
-        fp8=Fp8(param_gather=True),
-        recompute=Recompute(granularity=RecomputeGranularity.FULL, num_layers=2),
+        fp8=Fp8(recipe=Fp8Recipe.BLOCKWISE, format=Fp8Format.E4M3),
+        recompute=Recompute(granularity=RecomputeGranularity.FULL, num_layers=7),
         parallelism=Parallelism(
             tensor_model_parallel_size=2, pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2,
             context_parallel_size=2, sequence_parallel=True, overlap_p2p_comm=True,
@@ -207,6 +209,12 @@ def test_every_published_recipe_fits_100_columns(name: str) -> None:
         ({"nodes": 1, "gpus_per_node": 8, "throughput": 0.0}, "a throughput of 0 tokens per second"),
         ({"nodes": 3, "gpus_per_node": 5}, "15 ranks do not divide into TP 2 x PP 1 x CP 1; use a multiple of 2"),
         ({"nodes": 3, "gpus_per_node": 8}, "global_batch_size 512 does not divide by micro_batch_size 1 x 12"),
+        # What was assumed and how to change it.
+        (
+            {"nodes": 3, "gpus_per_node": 5},
+            "show assumes --nodes 3 --gpus-per-node 5, name your machine with these two",
+        ),
+        ({"nodes": 3, "gpus_per_node": 8}, "= 12; show assumes --nodes 3 --gpus-per-node 8, name your machine with"),
     ],
 )
 def test_places_that_cannot_run_it(arguments: dict[str, float], message: str) -> None:

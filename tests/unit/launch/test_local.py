@@ -134,6 +134,16 @@ def test_lines_of_a_smaller_job_carry_its_name(root: Path, capfd: pytest.Capture
     assert (root / "logs" / "shards" / "web" / "rank0.log").read_text() == "half way\n"
 
 
+def test_a_rerun_keeps_what_the_last_one_said(root: Path) -> None:
+    dies = "print('the first try', flush=True); time.sleep(0.2); sys.exit(7)"
+    with pytest.raises(StageFailedError):
+        local.run([job(root, "a", dies, "print('of rank 1', flush=True); time.sleep(600)")], cores=4)
+    local.run([job(root, "a", "print('the second')", "print('again')")], cores=4)
+    logs = root / "logs" / "a"
+    assert (logs / "rank0.log").read_text() == "the first try\nthe second\n"
+    assert (logs / "rank1.log").read_text() == "of rank 1\nagain\n"
+
+
 def test_a_finished_job_is_not_started_again(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     jobs = [job(root, "a"), job(root, "b", needs=("a",))]
     local.run(jobs, cores=2)

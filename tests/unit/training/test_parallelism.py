@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from typing import Any
 
@@ -108,6 +109,12 @@ def test_their_neighbours_can(settings: dict[str, Any]) -> None:
             SEQ_LENGTH,
             "28 layers do not divide by pipeline_model_parallel_size 4 x 2 virtual stages",
         ),
+        (
+            layout(2, sequence_parallel=True),
+            {},
+            4097,
+            "4,097 tokens of a sequence do not divide by 2 = tensor_model_parallel_size 2 (sequence_parallel)",
+        ),
         (layout(1, 1, 2), {}, 4098, "4,098 tokens of a sequence do not divide by 4 = 2 x context_parallel_size 2"),
         (
             layout(2, 1, 2, sequence_parallel=True),
@@ -138,30 +145,52 @@ def test_the_nearest_layouts_are_proposed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensor", "pipeline", "context", "chunks", "sequence_parallel"),
+    ("tensor", "pipeline", "context", "chunks", "sequence_parallel", "overlap"),
     [
         case
-        for case in itertools.product((1, 3, 4), (1, 3, 8), (1, 3), (None, 3), (False, True))
-        if not (case[4] and case[0] == 1) and not (case[3] and case[1] == 1)
+        for case in itertools.product((1, 3, 4), (1, 3, 8), (1, 3), (None, 2, 3), (False, True), (False, True))
+        # Not those that the layout refuses by itself.
+        if not (case[4] and case[0] == 1) and not (case[3] and case[1] == 1) and not (case[5] and case[3] is None)
     ],
 )
-def test_what_is_proposed_fits(
-    tensor: int, pipeline: int, context: int, chunks: int | None, sequence_parallel: bool
+def test_what_is_proposed_fits_with_the_options_given(
+    tensor: int, pipeline: int, context: int, chunks: int | None, sequence_parallel: bool, overlap: bool
 ) -> None:
-    given = layout(tensor, pipeline, context, chunks=chunks, sequence_parallel=sequence_parallel)
+    given = layout(
+        tensor, pipeline, context, chunks=chunks, sequence_parallel=sequence_parallel, overlap_p2p_comm=overlap
+    )
+    said = refusal(given)
+    if not said:
+        return
+    most = given.model_parallel_size
+    fitting = {
+        sizes
+        for sizes in itertools.product(range(1, most + 1), repeat=3)
+        if math.prod(sizes) <= most and fits(given, sizes)
+    }
+    found = proposals(said.partition("layouts that fit")[2])
+    assert set(found) <= fitting
+    assert len(found) == min(PROPOSALS, len(fitting))
+    assert said.endswith("no smaller layout with these options fits") == (not fitting)
+
+
+def refusal(given: Parallelism) -> str:
     try:
         given.require_fits(MODEL, SEQ_LENGTH)
     except ConfigError as error:
-        found = proposals(str(error).partition("layouts that fit")[2])
-        assert 1 <= len(found) <= PROPOSALS
-        for sizes in found:
-            # As a person would set it: the sizes proposed, switches that lose their sense with them off.
-            near = layout(
-                *sizes, chunks=chunks if sizes[1] > 1 else None, sequence_parallel=sequence_parallel and sizes[0] > 1,
-                overlap_p2p_comm=chunks is not None and sizes[1] > 1,
-            )  # fmt: skip
-            near.require_fits(MODEL, SEQ_LENGTH)
-            assert near.model_parallel_size <= given.model_parallel_size
+        return str(error)
+    return ""
+
+
+def fits(given: Parallelism, sizes: tuple[int, ...]) -> bool:
+    """Whether the sizes can be set on a recipe that leaves everything else as given."""
+    axes = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
+    try:
+        other = dataclasses.replace(given, **dict(zip(axes, sizes, strict=True)))  # type: ignore[arg-type]  # all are sizes
+        other.require_fits(MODEL, SEQ_LENGTH)
+    except ConfigError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ if find_spec("tensorboard") is None:
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megatron_octo.errors import ResourceError
-from megatron_octo.training.tracking import Tracker, forget_rows_after
+from megatron_octo.training.tracking import Rows, Tracker, forget_rows_after
 
 
 def tracker(out: Path, *, resume_step: int = 0, wandb_project: str | None = None) -> Tracker:
@@ -78,6 +78,79 @@ def test_a_torn_last_line_is_forgotten(tmp_path: Path) -> None:
 def test_nothing_to_forget(tmp_path: Path) -> None:
     forget_rows_after(tmp_path / "metrics.jsonl", 9)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_validation_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracker(tmp_path, resume_step=1_999) as tracked:
+        tracked.log(row(2_000))
+        assert "validation" not in capsys.readouterr().err
+        tracked.log(row(2_001, **{"validation/loss": 2.34567}))
+    assert "stable: step 2,001: validation loss 2.3457\n" in capsys.readouterr().err
+
+
+def test_rows_that_a_full_disk_does_not_take_are_written_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "metrics.jsonl"
+    disk.symlink_to("/dev/full")
+    rows = Rows(disk)
+    rows.add("one")
+    rows.add("two")
+    # Said once.
+    assert capsys.readouterr().err == (
+        f"warning: {disk} could not be written (No space left on device); its rows are kept and written when it can be\n"
+    )
+    there_is_room_again(rows, tmp_path / "room")
+    rows.add("three")
+    rows.add("four")
+    rows.close()
+    assert (tmp_path / "room").read_text() == "one\ntwo\nthree\nfour\n"
+    assert capsys.readouterr().err == ""
+
+
+def there_is_room_again(rows: Rows, file: Path) -> None:
+    """Let the open descriptor write to another file, as if somebody had made room on its disk."""
+    other = os.open(file, os.O_WRONLY | os.O_CREAT)
+    os.dup2(other, rows._descriptor)
+    os.close(other)
+
+
+def test_half_a_row_that_a_disk_took_is_ended_by_its_other_half(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    taken = fill(writing)
+    os.read(reading, 4096)  # room for one page
+    rows = Rows(tmp_path / "rows")
+    os.dup2(writing, rows._descriptor)
+    rows.add("a" * 5000)
+    received = os.read(reading, taken)
+    rows.add("b")
+    received += os.read(reading, taken)
+    rows.close()
+    os.close(reading)
+    os.close(writing)
+    assert received.lstrip(b".") == b"a" * 5000 + b"\nb\n"
+
+
+def fill(pipe: int) -> int:
+    """Write dots until it takes no more; how many."""
+    written = 0
+    try:
+        while True:
+            written += os.write(pipe, b"." * 4096)
+    except BlockingIOError:
+        return written
+
+
+def test_a_full_disk_stops_no_tracking(tmp_path: Path) -> None:
+    with tracker(tmp_path) as tracked:
+        full = os.open("/dev/full", os.O_WRONLY)
+        for descriptor in (tracked._rows._descriptor, tracked._events._records._writer.fileno()):
+            os.dup2(full, descriptor)
+        os.close(full)
+        for step in (1, 2):
+            tracked.log(row(step))
+    assert steps(tmp_path) == []
 
 
 def test_a_row_costs_less_than_a_millisecond(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_phase import stable
 
 from megatron_octo import recipes
 from megatron_octo.config import at_run_time, override
@@ -18,7 +19,10 @@ from megatron_octo.training.config import (
     ModelConfig,
     Optimizer,
     OptimizerState,
+    Precision,
     Recompute,
+    RecomputeGranularity,
+    RecomputeMethod,
     RunOptions,
     Schedule,
     Share,
@@ -27,19 +31,6 @@ from megatron_octo.training.config import (
     blend,
 )
 from megatron_octo.training.parallelism import Parallelism
-
-
-def stable() -> MidTraining:
-    """A phase with numbers of its own: the tiny study's are tuned now and then."""
-    model = ModelConfig(
-        num_layers=3, hidden_size=96, ffn_hidden_size=256, num_attention_heads=4, num_query_groups=2, kv_channels=24,
-        vocab_size=384, max_position_embeddings=512,
-    )  # fmt: skip
-    return MidTraining(
-        name="stable", model=model, init_from=None, tokenizer="none", blend=blend(web=0.9, qa=0.1),
-        train_tokens=900 * 4096, seq_length=256, global_batch_size=16, micro_batch_size=8,
-        schedule=Schedule(style=LearningRateStyle.CONSTANT, peak_lr=3e-3, min_lr=3e-3), save_interval_tokens=200 * 4096,
-    )  # fmt: skip
 
 
 def test_steps_and_tokens() -> None:
@@ -210,7 +201,13 @@ def test_checkpoints_that_stay() -> None:
         (lambda: Anomalies(window=0), "window is 0"),
         (lambda: Validation(blend=blend(web=1.0), tokens=0, interval_tokens=1), "tokens is 0"),
         (lambda: Validation(blend=blend(web=1.0), tokens=1, interval_tokens=0), "interval_tokens is 0"),
-        (lambda: RunOptions(watchdog_seconds=0.0), "watchdog_seconds is 0; it lies above 0"),
+        # Megatron-Core recomputes a norm by itself with Transformer Engine only.
+        (
+            lambda: Recompute(modules=("layernorm",)),
+            "'layernorm' cannot be recomputed by itself; allowed: core_attn, mlp",
+        ),
+        (lambda: RunOptions(watchdog_seconds=0.0), "watchdog_seconds is 0; no step is that short: give at least 1"),
+        (lambda: RunOptions(watchdog_seconds=0.9), "watchdog_seconds is 0.9; no step is that short: give at least 1"),
         (lambda: Optimizer(adam_beta2=1.0), "adam_beta2 is 1; it lies from 0 up to below 1"),
     ],
 )
@@ -218,6 +215,98 @@ def test_settings_that_cannot_be(make: Callable[[], object], message: str) -> No
     with pytest.raises(ConfigError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def pipelined(recompute: Recompute, **layout: int) -> MidTraining:
+    """Twelve layers over so many stages and chunks."""
+    return dataclasses.replace(
+        stable(), model=dataclasses.replace(stable().model, num_layers=12), recompute=recompute, parallelism=Parallelism(**layout)
+    )  # fmt: skip
+
+
+FULL, BLOCK = RecomputeGranularity.FULL, RecomputeMethod.BLOCK
+TWO_STAGES = {"pipeline_model_parallel_size": 2}
+THREE_STAGES_OF_TWO_CHUNKS = {"pipeline_model_parallel_size": 3, "virtual_pipeline_model_parallel_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("recompute", "layout", "message"),
+    [
+        (
+            Recompute(granularity=FULL, num_layers=13),
+            {},
+            "num_layers 13 with method uniform does not fit the 12 layers",
+        ),
+        (
+            Recompute(granularity=FULL, num_layers=4),
+            TWO_STAGES,
+            "num_layers 4 with method uniform does not fit the 6 layers of a pipeline stage or chunk; uniform takes a divisor of 6, "
+            "block at most 6",
+        ),
+        (Recompute(granularity=FULL, method=BLOCK, num_layers=7), TWO_STAGES, "7 with method block does not fit the 6"),
+        (
+            Recompute(granularity=FULL, method=BLOCK, num_layers=3),
+            THREE_STAGES_OF_TWO_CHUNKS,
+            "3 with method block does not fit the 2 layers",
+        ),
+    ],
+)
+def test_recomputed_layers_fit_a_model_chunk(recompute: Recompute, layout: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        pipelined(recompute, **layout)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recompute", "layout"),
+    [
+        (Recompute(granularity=FULL, num_layers=12), {}),
+        (Recompute(granularity=FULL, num_layers=3), TWO_STAGES),
+        (Recompute(granularity=FULL, method=BLOCK, num_layers=4), TWO_STAGES),
+        (Recompute(granularity=FULL, num_layers=2), THREE_STAGES_OF_TWO_CHUNKS),
+        # Without effect.
+        (Recompute(num_layers=13), {}),
+    ],
+)
+def test_recomputed_layers_that_fit(recompute: Recompute, layout: dict[str, int]) -> None:
+    assert pipelined(recompute, **layout).recompute == recompute
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["model.hidden_size=100"], "hidden_size: 100 is no multiple of 16, which fp8 needs; set precision=bf16"),
+        (["model.ffn_hidden_size=264"], "ffn_hidden_size per tensor-parallel rank: 264 is"),
+        (
+            ["model.ffn_hidden_size=272", "parallelism.tensor_model_parallel_size=2"],
+            "ffn_hidden_size per tensor-parallel rank: 136 is",
+        ),
+        (["model.kv_channels=26"], "query columns per tensor-parallel rank: 104 is"),
+        (["seq_length=250", "micro_batch_size=1"], "tokens of a micro-batch: 250 is"),
+        (
+            ["seq_length=48", "micro_batch_size=1", "parallelism.context_parallel_size=2"],
+            "tokens of a micro-batch: 24 is",
+        ),
+    ],
+)
+def test_fp8_needs_matrices_of_multiples_of_16(assignments: list[str], message: str) -> None:
+    assert override(stable(), ["precision=fp8"]).precision is Precision.FP8
+    uneven = override(stable(), assignments)
+    with pytest.raises(ConfigError) as caught:
+        dataclasses.replace(uneven, precision=Precision.FP8)
+    assert message in str(caught.value)
+
+
+def test_validation_reads_what_the_run_does_not_train_on() -> None:
+    def validated(**weights: float) -> MidTraining:
+        validation = Validation(blend=blend(**weights), tokens=4096, interval_tokens=4096)
+        return dataclasses.replace(stable(), validation=validation)
+
+    assert validated(held_out=1.0).corpora == ["web", "qa", "held_out"]
+    with pytest.raises(
+        ConfigError, match="validation reads qa, web, which the run trains on; give it corpora of its own"
+    ):
+        validated(held_out=0.5, web=0.25, qa=0.25)
 
 
 def test_what_none_of_the_learning_depends_on_may_change() -> None:
