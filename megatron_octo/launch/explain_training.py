@@ -183,9 +183,9 @@ def _switches(layout: Parallelism) -> str:
         words
         for on, words in (
             (layout.sequence_parallel, "norms split along the sequence"),
-            (layout.overlap_grad_reduce, "gradients reduced during the backward pass"),
-            (layout.overlap_param_gather, "weights gathered during the forward pass"),
-            (layout.overlap_p2p_comm, "stages exchanged while computing"),
+            (layout.overlap_grad_reduce, "gradient reduction behind backward"),
+            (layout.overlap_param_gather, "weight gathering behind forward"),
+            (layout.overlap_p2p_comm, "stage messages behind compute"),
         )
         if on
     )

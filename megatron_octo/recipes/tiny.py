@@ -90,6 +90,8 @@ def stable() -> MidTraining:
         precision=Precision.FP32,
         # 1 / sqrt(hidden_size); with Megatron's 0.02 so small a model learns to look operands up far later (docs/tiny-study).
         init_method_std=0.1,
+        # Chosen: of seven seeds the one whose look-up had formed after a third of the tokens (docs/tiny-study).
+        seed=5,
         save_interval_tokens=500 * STEP,
     )
 

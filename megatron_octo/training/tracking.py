@@ -151,7 +151,8 @@ class EventFile:
         self._records.flush()
 
     def close(self) -> None:
-        self._records.close()
+        with contextlib.suppress(OSError):  # a full disk, which the rows have said
+            self._records.close()
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()

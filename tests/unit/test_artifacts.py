@@ -165,7 +165,10 @@ def test_what_a_finished_stage_was_made_from_may_be_gone(tmp_path: Path) -> None
 def test_an_unfinished_stage_needs_its_inputs(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     source.write_text("one")
-    with pytest.raises(RuntimeError), artifacts.stage(out, kind="make", config={}, inputs={"text": source}, resumable=True):
+    with (
+        pytest.raises(RuntimeError),
+        artifacts.stage(out, kind="make", config={}, inputs={"text": source}, resumable=True),
+    ):
         raise RuntimeError
     assert not artifacts.is_finished(out, config={})
     source.unlink()
@@ -176,7 +179,10 @@ def test_an_unfinished_stage_needs_its_inputs(tmp_path: Path) -> None:
 def test_an_input_that_is_gone_may_be_given_as_it_was_recorded(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     source.write_text("one")
-    with pytest.raises(RuntimeError), artifacts.stage(out, kind="make", config={}, inputs={"text": source}, resumable=True):
+    with (
+        pytest.raises(RuntimeError),
+        artifacts.stage(out, kind="make", config={}, inputs={"text": source}, resumable=True),
+    ):
         raise RuntimeError
     source.unlink()
     recorded = mark(out)["inputs"]["text"]

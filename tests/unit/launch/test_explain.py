@@ -158,7 +158,7 @@ def test_other_configs_are_printed_as_they_are() -> None:
         ("attention", "within a document"),
         ("parameters", "3,212,893,184 (tied embeddings, query, key and value bias)"),
         ("ranks per axis", "TP 2 x PP 2 x CP 2 x DP 8, 2 model chunks each"),
-        ("split and overlapped", "norms split along the sequence, stages exchanged while computing"),
+        ("split and overlapped", "norms split along the sequence, stage messages behind compute"),
         ("precision ", "fp8 matrix products in bf16: blockwise scaling, e4m3"),
         ("recomputed backward", "all layers, 7 at a time"),
         ("optimizer per GPU", "676 MB (Adam in fp32, over 16 ranks)"),

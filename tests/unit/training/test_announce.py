@@ -29,30 +29,31 @@ def test_what_a_resumed_branch_says(tmp_path: Path) -> None:
     parent = Ancestor(name="first", directory="first", step=50, total_tokens=204_800, optimizer_state=True)
     said = decided(
         recipe,
-        RunOptions(),
-        Ranks(
+        options=RunOptions(),
+        ranks=Ranks(
             rank=0, world_size=4, data_parallel_rank=0, data_parallel_size=2, context_parallel_size=1, reports_loss=True
         ),
-        SampleOrder(blend=recipe.blend, streams=streams, seed=1, phase="p"),
-        Progress(step=3, tokens=3 * 4096, total_tokens=217_088),
-        Lineage(name="stable", tokens_per_step=4096, tokenizer_sha256="70c0", ancestors=(parent,)),
-        "iter_0000003",
+        order=SampleOrder(blend=recipe.blend, streams=streams, seed=1, phase="p"),
+        progress=Progress(step=3, tokens=3 * 4096, total_tokens=217_088),
+        lineage=Lineage(name="stable", tokens_per_step=4096, tokenizer_sha256="70c0", ancestors=(parent,)),
+        continued="iter_0000003",
     ).split("\n  ")
     assert said[:2] == [
         "stable: step 3 of 900, 4.1K tokens per step, 3.69M in all (total so far 217K)",
         "from first after 205K tokens (step 50); going on from iter_0000003",
     ]
-    assert said[2].startswith("378K parameters, 0.00263 GFLOPs per token, ")
+    assert said[2].startswith("379K parameters, 0.00249 GFLOPs per token, ")
     assert said[2].endswith(", activations recomputed (full)")
     assert said[3].startswith(
         "4 ranks = TP 2 x PP 1 x CP 1 x DP 2, sequence parallel, distributed optimizer; "
         "1 micro-batches of 8 per rank and step; about "
     )
     assert said[4:] == [
-        "learning rate 0.003 -> 0.003 (constant), AdamW betas 0.9 0.95, weight decay 0.1, gradients clipped at 1",
+        "learning rate (constant) 0.003 at 0, 0.003 at 3.69M tokens; AdamW betas 0.9 0.95, weight decay 0.1, gradients clipped at 1",
         # 14,400 samples: 12,960 and 1,440 of 4 windows.
-        "blend: web 0.9 (3240.00 epochs of 1K), qa 0.1 (360.00 epochs of 1K, at most 400)",
-        "validation on 8.2K tokens of held_out 1 every 100 steps",
+        "blend: web 0.9 (3240.00 epochs of 1.02K), qa 0.1 (360.00 epochs of 1.02K, at most 400)",
+        "validation on 8.19K tokens of held_out 1 every 100 steps",
+        "left out: steps not finite, or 10 times the median norm; more than 10 end the run",
         "checkpoint every 200 steps in the background, the newest 3 stay and every 400 steps one",
         "watchdog after 10m without progress; seed 1234",
     ]

@@ -87,7 +87,7 @@ def test_a_branch_leaves_at_a_step_of_its_parent(tmp_path: Path, parents_batch: 
 def test_a_branch_leaves_the_run_it_names(tmp_path: Path) -> None:
     other = run(tmp_path / "other", dataclasses.replace(stable(), name="other"))
     with pytest.raises(
-        ConfigError, match="decay leaves 'stable', and .*other holds the run 'other'; name the directory"
+        ConfigError, match=r"decay leaves 'stable', and .*other holds the run 'other'; name the directory"
     ):
         lineage.branch_step(job(decay(at_tokens=4096), other))
     with pytest.raises(ConfigError, match="holds an imported model; name the directory of 'stable'"):

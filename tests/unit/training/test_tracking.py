@@ -17,7 +17,7 @@ if find_spec("tensorboard") is None:
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megatron_octo.errors import ResourceError
-from megatron_octo.training.tracking import Rows, Tracker, forget_rows_after
+from megatron_octo.training.tracking import Row, Rows, Tracker, forget_rows_after
 
 
 def tracker(out: Path, *, resume_step: int = 0, wandb_project: str | None = None) -> Tracker:
@@ -27,7 +27,7 @@ def tracker(out: Path, *, resume_step: int = 0, wandb_project: str | None = None
     )  # fmt: skip
 
 
-def row(step: int, **numbers: float) -> dict[str, float]:
+def row(step: int, **numbers: float) -> Row:
     return {"step": step, "tokens": 64 * step, "loss": 4.0 - step, "loss/code": 3.5 - step, **numbers}
 
 

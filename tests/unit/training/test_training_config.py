@@ -37,7 +37,7 @@ def test_steps_and_tokens() -> None:
     phase = dataclasses.replace(stable(), train_tokens=10 * 4096 + 2048, save_interval_tokens=2 * 4096 + 1)
     assert (phase.tokens_per_step, phase.train_iters, phase.trained_tokens) == (4096, 11, 11 * 4096)
     assert phase.save_interval == 2
-    assert dataclasses.replace(phase, save_interval_tokens=1).save_interval == 1
+    assert dataclasses.replace(phase, save_interval_tokens=4096).save_interval == 1
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,8 @@ def test_schedules_that_cannot_be(settings: dict[str, Any], message: str) -> Non
         ("parallelism.pipeline_model_parallel_size=0", "pipeline_model_parallel_size is 0"),
         ("model.num_query_groups=0", "num_query_groups is 0"),
         ("keep_checkpoints=0", "keep_checkpoints is 0"),
+        ("init_method_std=0", "init_method_std is 0; it lies above 0"),
+        ("save_interval_tokens=4095", "save_interval_tokens 4,095 is less than one step of 4,096 tokens"),
     ],
 )
 def test_phases_that_cannot_be(assignment: str, message: str | None) -> None:
@@ -208,6 +210,16 @@ def test_checkpoints_that_stay() -> None:
         ),
         (lambda: RunOptions(watchdog_seconds=0.0), "watchdog_seconds is 0; no step is that short: give at least 1"),
         (lambda: RunOptions(watchdog_seconds=0.9), "watchdog_seconds is 0.9; no step is that short: give at least 1"),
+        (
+            lambda: Recompute(modules=()),
+            "recompute.modules is empty; name some of core_attn, mlp, or set granularity=none",
+        ),
+        (
+            lambda: Optimizer(weight_decay=-0.1),
+            "weight_decay -0.1, adam_eps 1e-08, clip_grad 1.0: decay lies at 0 or above",
+        ),
+        (lambda: Optimizer(adam_eps=0.0), "adam_eps 0, clip_grad 1.0"),
+        (lambda: Optimizer(clip_grad=0.0), "clip_grad above 0 (clip_grad none does not clip)"),
         (lambda: Optimizer(adam_beta2=1.0), "adam_beta2 is 1; it lies from 0 up to below 1"),
     ],
 )
@@ -217,7 +229,7 @@ def test_settings_that_cannot_be(make: Callable[[], object], message: str) -> No
     assert message in str(caught.value)
 
 
-def pipelined(recompute: Recompute, **layout: int) -> MidTraining:
+def pipelined(recompute: Recompute, **layout: Any) -> MidTraining:
     """Twelve layers over so many stages and chunks."""
     return dataclasses.replace(
         stable(), model=dataclasses.replace(stable().model, num_layers=12), recompute=recompute, parallelism=Parallelism(**layout)
@@ -295,6 +307,16 @@ def test_fp8_needs_matrices_of_multiples_of_16(assignments: list[str], message: 
     with pytest.raises(ConfigError) as caught:
         dataclasses.replace(uneven, precision=Precision.FP8)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "interval_tokens", "message"),
+    [(4095, 4096, "validation.tokens 4,095 is less"), (4096, 4095, "validation.interval_tokens 4,095 is less")],
+)
+def test_a_validation_reads_whole_steps(tokens: int, interval_tokens: int, message: str) -> None:
+    validation = Validation(blend=blend(held_out=1.0), tokens=tokens, interval_tokens=interval_tokens)
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(stable(), validation=validation)
 
 
 def test_validation_reads_what_the_run_does_not_train_on() -> None:

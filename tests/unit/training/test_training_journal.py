@@ -49,9 +49,13 @@ def where(out: Path) -> tuple[Reason, int, str | None, str | None]:
 )
 def test_what_ended_a_run_is_its_reason(tmp_path: Path, error: BaseException, reason: Reason) -> None:
     with pytest.raises(type(error)), journal(tmp_path):
-        assert where(tmp_path) == (Reason.RUNNING, 2, None, None)
         raise error
     assert where(tmp_path) == (reason, 2, None, f"{type(error).__name__}: {error}")
+
+
+def test_a_run_that_has_begun_runs(tmp_path: Path) -> None:
+    with journal(tmp_path):
+        assert where(tmp_path) == (Reason.RUNNING, 2, None, None)
 
 
 def test_a_checkpoint_is_said_and_its_times_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +74,15 @@ def test_ranks_beside_rank_zero_write_and_say_nothing(tmp_path: Path, capsys: py
         kept.not_saved("disk full")
     assert list((tmp_path / "logs").iterdir()) == []
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_could_not_save_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with journal(tmp_path) as kept:
+        kept.saved(SAVED)
+        capsys.readouterr()
+        kept.not_saved("disk full")
+    assert where(tmp_path) == (Reason.RUNNING, 2, "iter_0000002", "disk full")
+    assert capsys.readouterr().err == "warning: disk full\n"
 
 
 def test_times_that_cannot_be_written_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +130,7 @@ def test_documents_that_cannot_be_written_stop_nothing(tmp_path: Path, capsys: p
 def test_too_many_steps_left_out_end_every_rank(tmp_path: Path, speaks: bool) -> None:
     kept = journal(tmp_path, skipped_steps=4, speaks=speaks)
     with pytest.raises(
-        TrainingError, match="this phase skipped 4 steps, anomalies.max_skipped_steps allows 3; raise it"
+        TrainingError, match=r"this phase skipped 4 steps, anomalies.max_skipped_steps allows 3; raise it"
     ):
         kept.skipped(phase(max_skipped_steps=3), order(tmp_path), "the loss is nan", [2.0, math.nan])
     kept.skipped(phase(max_skipped_steps=4), order(tmp_path / "logs"), "the loss is nan", [2.0, math.nan])
@@ -126,7 +139,9 @@ def test_too_many_steps_left_out_end_every_rank(tmp_path: Path, speaks: bool) ->
 def test_a_run_goes_on_when_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with io.TextIOWrapper(io.FileIO(writing, "w"), write_through=True) as pipe:  # type: ignore[type-var]  # raw, so that nothing waits
+    with io.TextIOWrapper(
+        io.FileIO(writing, "w"), write_through=True
+    ) as pipe:  # raw, so that nothing waits in a buffer
         with pytest.raises(BrokenPipeError):
             print("to nobody", file=pipe, flush=True)
         monkeypatch.setattr(sys, "stderr", pipe)
