@@ -1,5 +1,7 @@
 """An interrupted launcher waits for a stage that is saving, however long that takes; interrupted again, it does not."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -79,6 +81,9 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
     yield start
     for process in started:
         process.kill()
+        for file in (tmp_path / "out").glob("started?"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
         process.communicate()
 
 

@@ -55,5 +55,5 @@ def test_what_a_resumed_branch_says(tmp_path: Path) -> None:
         "validation on 8.19K tokens of held_out 1 every 100 steps",
         "left out: steps not finite, or 10 times the median norm; more than 10 end the run",
         "checkpoint every 200 steps in the background, the newest 3 stay and every 400 steps one",
-        "watchdog after 10m without progress; seed 1234",
+        "watchdog after 10m00s without progress; seed 1234",
     ]
