@@ -25,21 +25,16 @@ import torch
 from megatron_octo.shards import ShardReader, ShardWriter
 from megatron_octo.training import estimate, loop, megatron, spec
 from megatron_octo.training.activations import Modules
+from megatron_octo.training.blend import blend
 from megatron_octo.training.checkpoint import Progress
-from megatron_octo.training.config import (
-    LearningRateStyle,
-    MidTraining,
-    ModelConfig,
-    Precision,
-    Recompute,
-    RecomputeGranularity,
-    Schedule,
-    blend,
-)
+from megatron_octo.training.config import MidTraining, ModelConfig
 from megatron_octo.training.data import SampleOrder, TokenStream
 from megatron_octo.training.memory import Memory, memory
 from megatron_octo.training.meter import Meter
+from megatron_octo.training.precision import Precision
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity
 from megatron_octo.training.saving import Saver
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 from megatron_octo.training.state import StopSignal
 from megatron_octo.training.watchdog import Watchdog
 

@@ -33,7 +33,7 @@ from megatron_octo.shards import (
     open_corpus,
     token_dtype,
 )
-from megatron_octo.training.config import Blend, Share
+from megatron_octo.training.blend import Blend, Share
 from megatron_octo.training.data import SampleOrder, TokenStream, require_caps
 
 #: Shares of the blend, and of the shards: so GPTDataset builds a single epoch of each, which is its best case.

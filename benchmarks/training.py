@@ -24,18 +24,14 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_octo.shards import ShardReader, ShardWriter
 from megatron_octo.training import loop, megatron
+from megatron_octo.training.blend import blend
 from megatron_octo.training.checkpoint import Progress
-from megatron_octo.training.config import (
-    LearningRateStyle,
-    MidTraining,
-    ModelConfig,
-    Precision,
-    Schedule,
-    blend,
-)
+from megatron_octo.training.config import MidTraining, ModelConfig
 from megatron_octo.training.data import SampleOrder, TokenStream
 from megatron_octo.training.meter import Meter
+from megatron_octo.training.precision import Precision
 from megatron_octo.training.saving import Saver
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 from megatron_octo.training.state import StopSignal
 from megatron_octo.training.tracking import Tracker
 from megatron_octo.training.watchdog import Watchdog

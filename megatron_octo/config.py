@@ -47,6 +47,14 @@ def at_run_time(config: Any, path: str = "") -> frozenset[str]:
     return frozenset(found)
 
 
+def require_positive(config: object, *fields: str) -> None:
+    """Raises `ConfigError` for the first of these fields that is below 1."""
+    for name in fields:
+        value = getattr(config, name)
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1")
+
+
 def from_dict(cls: type[ConfigT], data: Any, *, path: str = "") -> ConfigT:
     """The inverse of `to_dict`. Raises `ConfigError` on unknown or missing keys and on values of a wrong type."""
     return typing.cast(ConfigT, _build(cls, data, path))

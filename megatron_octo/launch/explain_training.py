@@ -4,17 +4,12 @@ from megatron_octo.launch.explain_text import Row, counted, hours, percent, rows
 from megatron_octo.recipes import corpora
 from megatron_octo.training import estimate, schedule
 from megatron_octo.training.activations import Modules
-from megatron_octo.training.config import (
-    MidTraining,
-    OptimizerState,
-    Precision,
-    Recompute,
-    RecomputeGranularity,
-    RecomputeMethod,
-    Share,
-)
+from megatron_octo.training.blend import Share
+from megatron_octo.training.config import MidTraining, OptimizerState
 from megatron_octo.training.memory import Memory, memory
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity, RecomputeMethod
 from megatron_octo.units import bytes_, count
 
 H100_BF16_FLOPS = estimate.PEAK_BF16_FLOPS["H100"]

@@ -225,7 +225,7 @@ class _Running:
         for process in self.processes:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):  # no interrupt leaves a rank behind
                 _signal_group(process, signal.SIGKILL)
                 process.wait()
         self._join()

@@ -21,7 +21,8 @@ from megatron_octo.recipes.study import Study, UserCorpus
 from megatron_octo.rl.config import ReinforcementLearning, RLJob, require_local_engine
 from megatron_octo.tokenization import sources
 from megatron_octo.tokenization.config import SHUFFLE_SEED, Tokenization
-from megatron_octo.training.config import MidTraining, Precision, RunOptions, TrainingJob
+from megatron_octo.training.config import MidTraining, RunOptions, TrainingJob
+from megatron_octo.training.precision import Precision
 
 RecipeT = TypeVar("RecipeT")
 PLACES = ("local",)

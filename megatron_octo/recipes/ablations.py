@@ -5,7 +5,8 @@ Sources as in `octothinker.py`; each section names the fragment of the published
 """
 
 from megatron_octo.recipes import llama32_3b, octothinker
-from megatron_octo.training.config import Blend, MidTraining, blend
+from megatron_octo.training.blend import Blend, blend
+from megatron_octo.training.config import MidTraining
 from megatron_octo.units import B
 
 PEAK_LR = 3e-5  # [P-§2] cosine, no warmup, floor a tenth; 3B of [MM] table 13 is the same

@@ -11,15 +11,10 @@ whether a branch keeps its parent's optimizer state; those are the defaults of `
 
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning
 from megatron_octo.templates import Template
-from megatron_octo.training.config import (
-    Blend,
-    LearningRateStyle,
-    MidTraining,
-    ModelConfig,
-    Schedule,
-    blend,
-)
+from megatron_octo.training.blend import Blend, blend
+from megatron_octo.training.config import MidTraining, ModelConfig
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 SEQ_LENGTH = 8192  # [P-§2], [HFNAMES] seq8k
 GLOBAL_BATCH_SIZE = 512  # [P-§2], [HFNAMES] bs4M: 512 x 8192 = 4,194,304 tokens

@@ -12,16 +12,11 @@ from megatron_octo.curation.config import CorpusSize, TinyWorld
 from megatron_octo.recipes.study import Study
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning
 from megatron_octo.templates import Template
-from megatron_octo.training.config import (
-    Blend,
-    LearningRateStyle,
-    MidTraining,
-    ModelConfig,
-    Precision,
-    Schedule,
-    blend,
-)
+from megatron_octo.training.blend import Blend, blend
+from megatron_octo.training.config import MidTraining, ModelConfig
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 VOCAB_SIZE = 416
 SEQ_LENGTH = 128

@@ -6,7 +6,9 @@ and key width, FFN, vocabulary) is counted as this rank's part. tests/integratio
 
 import enum
 
-from megatron_octo.training.config import MidTraining, Precision, Recompute, RecomputeGranularity, RecomputeMethod
+from megatron_octo.training.config import MidTraining
+from megatron_octo.training.precision import Precision
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity, RecomputeMethod
 
 FP32_BYTES = 4
 FP8_BYTES = 1

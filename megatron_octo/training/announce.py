@@ -4,10 +4,11 @@ from megatron_octo import units
 from megatron_octo.training import estimate, memory, spec
 from megatron_octo.training.activations import Modules
 from megatron_octo.training.checkpoint import Progress
-from megatron_octo.training.config import Anomalies, MidTraining, Recompute, RecomputeGranularity, RunOptions
+from megatron_octo.training.config import Anomalies, MidTraining, RunOptions
 from megatron_octo.training.data import SampleOrder
 from megatron_octo.training.lineage import Lineage
 from megatron_octo.training.megatron import Ranks, device
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity
 from megatron_octo.training.schedule import knots
 
 

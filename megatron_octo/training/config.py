@@ -9,20 +9,16 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from megatron_octo.config import AT_RUN_TIME
-from megatron_octo.errors import ConfigError, nearest
+from megatron_octo.config import AT_RUN_TIME, require_positive
+from megatron_octo.errors import ConfigError
+from megatron_octo.training.blend import Blend
 from megatron_octo.training.parallelism import Parallelism
-
-
-def _require_positive(config: object, *fields: str) -> None:
-    for name in fields:
-        value = getattr(config, name)
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; it must be at least 1")
+from megatron_octo.training.precision import FP8_MULTIPLE, Fp8, Precision
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity, RecomputeMethod
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,7 @@ class ModelConfig:
     qk_layernorm: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive(
+        require_positive(
             self, "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups",
             "kv_channels", "vocab_size", "max_position_embeddings",
         )  # fmt: skip
@@ -60,108 +56,6 @@ class ModelConfig:
             raise ConfigError(
                 f"{self.num_attention_heads} attention heads do not divide into {self.num_query_groups} query groups; "
                 "num_query_groups must divide num_attention_heads"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """A corpus and its share of the phase's tokens."""
-
-    corpus: str
-    weight: float
-    #: A run that would go through the corpus more often is refused before it starts; None allows any number of times.
-    max_epochs: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.weight <= 1:
-            raise ConfigError(f"the share of '{self.corpus}' is {self.weight:g}; shares lie above 0 and up to 1")
-        if self.max_epochs is not None and self.max_epochs <= 0:
-            raise ConfigError(
-                f"max_epochs of '{self.corpus}' is {self.max_epochs:g}; it lies above 0, or none for no cap"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blend:
-    """Corpora and their token shares; the shares sum to 1."""
-
-    shares: tuple[Share, ...]
-
-    def __post_init__(self) -> None:
-        names = [share.corpus for share in self.shares]
-        if len(set(names)) != len(names):
-            raise ConfigError(f"a corpus appears twice in the blend: {', '.join(names)}; add its shares up")
-        # Shares are decimals people wrote: exact arithmetic, no tolerance to argue about.
-        total = sum(Fraction(str(share.weight)) for share in self.shares)
-        if total != 1:
-            written = " + ".join(f"{share.corpus} {share.weight:g}" for share in self.shares)
-            raise ConfigError(f"the shares of a blend must sum to 1, these sum to {float(total):g}: {written}")
-
-    def capped(self, **max_epochs: float) -> "Blend":
-        """The same blend with a cap on how often corpora repeat: `blend(web=0.9, qa=0.1).capped(qa=4)`."""
-        names = [share.corpus for share in self.shares]
-        for name in max_epochs:
-            if name not in names:
-                raise ConfigError(f"the blend has no corpus '{name}'{nearest(name, names)}")
-        shares = (
-            dataclasses.replace(share, max_epochs=max_epochs.get(share.corpus, share.max_epochs))
-            for share in self.shares
-        )
-        return Blend(shares=tuple(shares))
-
-
-def blend(**weights: float) -> Blend:
-    """`blend(web=0.9, qa=0.1)`; corpus names use underscores."""
-    return Blend(shares=tuple(Share(corpus=corpus, weight=weight) for corpus, weight in weights.items()))
-
-
-class LearningRateStyle(enum.Enum):
-    """Shape of the learning rate between the end of warmup and the end of the phase."""
-
-    CONSTANT = "constant"
-    COSINE = "cosine"
-    LINEAR = "linear"
-    #: 1 - sqrt, the decay of WSD papers; Megatron calls it minus_sqrt.
-    MINUS_SQRT = "minus_sqrt"
-    #: Halves again and again: 2 x 0.5^done - 1, as Megatron's WSD has it.
-    EXPONENTIAL = "exponential"
-    #: Constant, then `wsd_decay_style` over the last `wsd_decay_tokens`.
-    WSD = "WSD"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Learning rate of one phase, counted in this phase's own tokens."""
-
-    style: LearningRateStyle
-    peak_lr: float
-    #: Where the decay ends; equal to `peak_lr` for a constant phase.
-    min_lr: float
-    #: The paper warms up nowhere ([P-§2], tables 2-5).
-    warmup_tokens: int = 0
-    #: With style WSD: tokens of the decay at the end of the phase, and its shape.
-    wsd_decay_tokens: int | None = None
-    wsd_decay_style: LearningRateStyle | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_lr <= self.peak_lr or self.peak_lr <= 0:
-            raise ConfigError(
-                f"min_lr {self.min_lr:g} and peak_lr {self.peak_lr:g}: need 0 <= min_lr <= peak_lr, peak_lr > 0"
-            )
-        if self.style is LearningRateStyle.CONSTANT and self.min_lr != self.peak_lr:
-            raise ConfigError(
-                f"a constant schedule has one learning rate, not {self.peak_lr:g} and {self.min_lr:g}; set both the same"
-            )
-        if (self.style is LearningRateStyle.WSD) != (
-            self.wsd_decay_tokens is not None and self.wsd_decay_style is not None
-        ):
-            raise ConfigError(
-                f"style {self.style.value} with wsd_decay_tokens {self.wsd_decay_tokens} and wsd_decay_style "
-                f"{self.wsd_decay_style and self.wsd_decay_style.value}; WSD needs both, the other styles neither"
-            )
-        if self.wsd_decay_style in (LearningRateStyle.CONSTANT, LearningRateStyle.WSD):
-            raise ConfigError(
-                f"wsd_decay_style {self.wsd_decay_style.value} does not decay; allowed: cosine, linear, minus_sqrt, exponential"
             )
 
 
@@ -187,82 +81,6 @@ class Optimizer:
             )
 
 
-class Precision(enum.Enum):
-    """Number format of weights and activations; gradients are reduced and accumulated in fp32."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    #: bf16 with the layers' matrix products in fp8: Transformer Engine on Hopper or newer, nowhere else.
-    FP8 = "fp8"
-
-
-class Fp8Recipe(enum.Enum):
-    """How fp8 tensors are scaled, in Megatron's words."""
-
-    DELAYED = "delayed"
-    #: Current scaling, one factor per tensor.
-    TENSORWISE = "tensorwise"
-    BLOCKWISE = "blockwise"
-
-
-class Fp8Format(enum.Enum):
-    """E4M3 throughout, or E5M2 for gradients (hybrid)."""
-
-    E4M3 = "e4m3"
-    HYBRID = "hybrid"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fp8:
-    """Without effect unless the precision is fp8. Current scaling is what NVIDIA's published H100 runs use."""
-
-    recipe: Fp8Recipe = Fp8Recipe.TENSORWISE
-    format: Fp8Format = Fp8Format.HYBRID
-
-
-class RecomputeGranularity(enum.Enum):
-    """What the backward pass computes again instead of keeping it."""
-
-    NONE = "none"
-    #: The parts in `modules`.
-    SELECTIVE = "selective"
-    #: Whole layers; only their inputs are kept.
-    FULL = "full"
-
-
-class RecomputeMethod(enum.Enum):
-    #: Every group of `num_layers` layers keeps its input.
-    UNIFORM = "uniform"
-    #: The first `num_layers` layers of each chunk are recomputed, the others kept.
-    BLOCK = "block"
-
-
-#: Parts of a layer that can be recomputed by themselves; Megatron-Core's others need experts or Transformer Engine.
-RECOMPUTE_MODULES = ("core_attn", "mlp")
-#: Transformer Engine multiplies fp8 matrices whose sides are multiples of it.
-FP8_MULTIPLE = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recompute:
-    """Activation recomputation: memory for time. `num_layers` and `method` belong to full, `modules` to selective."""
-
-    granularity: RecomputeGranularity = RecomputeGranularity.NONE
-    method: RecomputeMethod = RecomputeMethod.UNIFORM
-    num_layers: int = 1
-    modules: tuple[str, ...] = ("core_attn",)
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "num_layers")
-        if not self.modules:
-            raise ConfigError(
-                f"recompute.modules is empty; name some of {', '.join(RECOMPUTE_MODULES)}, or set granularity=none"
-            )
-        for module in self.modules:
-            if module not in RECOMPUTE_MODULES:
-                raise ConfigError(f"'{module}' cannot be recomputed by itself{nearest(module, RECOMPUTE_MODULES)}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Anomalies:
     """Steps whose update is left out: a loss or gradient that is not finite, or a gradient norm far above the last ones."""
@@ -276,7 +94,7 @@ class Anomalies:
     max_skipped_steps: int = 10
 
     def __post_init__(self) -> None:
-        _require_positive(self, "window")
+        require_positive(self, "window")
         if self.max_skipped_steps < 0 or (self.spike_factor is not None and self.spike_factor <= 1):
             raise ConfigError(
                 f"spike_factor {self.spike_factor} and max_skipped_steps {self.max_skipped_steps}: a factor lies above 1 (or none), "
@@ -295,7 +113,7 @@ class Validation:
     interval_tokens: int
 
     def __post_init__(self) -> None:
-        _require_positive(self, "tokens", "interval_tokens")
+        require_positive(self, "tokens", "interval_tokens")
 
 
 class OptimizerState(enum.Enum):
@@ -339,7 +157,7 @@ class MidTraining:
     optimizer: Optimizer = Optimizer()
     parallelism: Parallelism = field(default=Parallelism(), metadata=AT_RUN_TIME)
     precision: Precision = Precision.BF16
-    fp8: Fp8 = Fp8()
+    fp8: Fp8 = field(default=Fp8())
     recompute: Recompute = field(default=Recompute(), metadata=AT_RUN_TIME)
     #: Let tokens attend to their own document only. RoPE positions are relative, so restarting them would change nothing.
     reset_attention_mask: bool = False
@@ -358,7 +176,7 @@ class MidTraining:
     keep_every_tokens: int | None = field(default=None, metadata=AT_RUN_TIME)
 
     def __post_init__(self) -> None:
-        _require_positive(self, "seq_length", "global_batch_size", "micro_batch_size", "keep_checkpoints")
+        require_positive(self, "seq_length", "global_batch_size", "micro_batch_size", "keep_checkpoints")
         if self.train_iters < 1:
             raise ConfigError(
                 f"train_tokens {self.train_tokens:,} is less than one step of {self.tokens_per_step:,} tokens "

@@ -4,7 +4,8 @@ from megatron_octo import shards
 from megatron_octo.errors import ConfigError, CorpusError
 from megatron_octo.shards import Corpus
 from megatron_octo.training import lineage
-from megatron_octo.training.config import Blend, MidTraining, TrainingJob
+from megatron_octo.training.blend import Blend
+from megatron_octo.training.config import MidTraining, TrainingJob
 from megatron_octo.training.data import SampleOrder, TokenStream, require_caps
 
 

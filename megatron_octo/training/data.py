@@ -20,7 +20,7 @@ import numpy as np
 
 from megatron_octo.errors import ConfigError, CorpusError
 from megatron_octo.shards import ShardReader, bin_path
-from megatron_octo.training.config import Blend, Share
+from megatron_octo.training.blend import Blend, Share
 from megatron_octo.training.order import MAX_PERIOD, BlendOrder, Ints, permute
 
 # Shapes: N samples, S tokens of a window, S1 = S + 1 with the label of the last one.

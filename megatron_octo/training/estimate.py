@@ -6,7 +6,9 @@ Memory per GPU is in `training/memory.py`.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron_octo.training.config import Blend, MidTraining, ModelConfig, Precision
+from megatron_octo.training.blend import Blend
+from megatron_octo.training.config import MidTraining, ModelConfig
+from megatron_octo.training.precision import Precision
 
 #: Bytes per parameter of a checkpoint: the weights, Adam's two moments in fp32, and in bf16 runs the fp32 copy of the weights.
 CHECKPOINT_BYTES = {Precision.FP32: 12, Precision.BF16: 14, Precision.FP8: 14}

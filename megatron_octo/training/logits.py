@@ -14,8 +14,9 @@ import torch
 from megatron_octo.config import from_dict
 from megatron_octo.errors import ArtifactError
 from megatron_octo.training import checkpoint, megatron
-from megatron_octo.training.config import ModelConfig, Precision
+from megatron_octo.training.config import ModelConfig
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
 
 BATCH = 2
 #: Long enough that rotary positions matter, short enough for an 8B model on a CPU.

@@ -25,15 +25,10 @@ from torch.distributed.distributed_c10d import _get_default_store
 from megatron_octo import process
 from megatron_octo.errors import ConfigError
 from megatron_octo.training import spec
-from megatron_octo.training.config import (
-    MidTraining,
-    ModelConfig,
-    Optimizer,
-    Precision,
-    Recompute,
-    RecomputeGranularity,
-)
+from megatron_octo.training.config import MidTraining, ModelConfig, Optimizer
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity
 
 #: Seconds a collective may wait before a lost rank is reported, where no watchdog looks earlier.
 COLLECTIVE_TIMEOUT_SECONDS = 600.0

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from megatron_octo.training import estimate
 from megatron_octo.training.activations import FP32_BYTES, NUMBER_BYTES, Modules, Tensors, layers_of_rank
-from megatron_octo.training.config import MidTraining, Precision
+from megatron_octo.training.config import MidTraining
+from megatron_octo.training.precision import Precision
 
 GRADIENT_BYTES = 4  # reduced and accumulated in fp32 whatever the precision
 #: Bytes per parameter: Adam's two moments, and in bf16 runs the fp32 copy of the weights.

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_octo.errors import ConfigError
-from megatron_octo.training.config import Blend
+from megatron_octo.training.blend import Blend
 
 Ints = npt.NDArray[np.int64]
 #: Shares with more than five decimals would need a longer pattern; it is built in about a second.

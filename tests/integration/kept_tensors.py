@@ -15,18 +15,12 @@ from megatron.core.utils import get_batch_on_this_cp_rank
 
 from megatron_octo.training import megatron
 from megatron_octo.training.activations import Modules, Tensors
-from megatron_octo.training.config import (
-    LearningRateStyle,
-    MidTraining,
-    ModelConfig,
-    Precision,
-    Recompute,
-    RecomputeGranularity,
-    RecomputeMethod,
-    Schedule,
-    blend,
-)
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import MidTraining, ModelConfig
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity, RecomputeMethod
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 SEQ_LENGTH = 128
 #: More than one sequence: what is kept per position is not what is kept per token.

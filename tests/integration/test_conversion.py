@@ -21,7 +21,8 @@ from megatron_octo.conversion import run as conversion
 from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
 from megatron_octo.conversion.stream import TorchDistReader
 from megatron_octo.errors import ArtifactError, ConfigError
-from megatron_octo.training.config import LearningRateStyle, MidTraining, Schedule
+from megatron_octo.training.config import MidTraining
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 PROGRAM = Path(__file__).with_name("megatron_logits.py")
 VOCABULARY = {"<|begin_of_text|>": 0, "<|end_of_text|>": 1}

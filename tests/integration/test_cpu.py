@@ -13,8 +13,9 @@ import tiny_training as tiny
 from ranks import Ranks
 
 from megatron_octo.training import cpu
-from megatron_octo.training.config import OptimizerState, Precision
+from megatron_octo.training.config import OptimizerState
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
 
 
 @dataclass(frozen=True)

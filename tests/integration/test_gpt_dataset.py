@@ -13,7 +13,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_octo.errors import ConfigError
 from megatron_octo.shards import ShardReader, ShardWriter
-from megatron_octo.training.config import blend
+from megatron_octo.training.blend import blend
 from megatron_octo.training.data import SampleOrder, TokenStream, require_caps
 
 SEQ_LENGTH = 16

@@ -13,15 +13,9 @@ import pytest
 import tiny_training as tiny
 from ranks import Ranks
 
-from megatron_octo.training.config import (
-    MidTraining,
-    ModelConfig,
-    OptimizerState,
-    Recompute,
-    RecomputeGranularity,
-    RecomputeMethod,
-)
+from megatron_octo.training.config import MidTraining, ModelConfig, OptimizerState
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity, RecomputeMethod
 
 STEPS = 30
 TOLERANCE = 1e-5

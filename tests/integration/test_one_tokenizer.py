@@ -8,7 +8,8 @@ import tiny_training as tiny
 from megatron_octo import artifacts
 from megatron_octo.errors import CorpusError
 from megatron_octo.shards import TOKENIZER_SHA256
-from megatron_octo.training.config import TrainingJob, blend
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import TrainingJob
 from megatron_octo.training.corpora import open_corpora
 
 OTHER = "0" * 64

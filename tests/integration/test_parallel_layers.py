@@ -16,8 +16,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_octo.training import megatron
 from megatron_octo.training.attention import FusedAttention, chunks_of_rank
-from megatron_octo.training.config import Precision
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
 
 SEQ_LENGTH, BATCH, HEADS, HEAD_SIZE = 32, 2, 4, 8
 #: Documents that end inside chunks, at their ends, and reach over several; one is a single token.

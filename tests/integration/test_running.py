@@ -11,7 +11,8 @@ from ranks import Ranks
 
 from megatron_octo import artifacts
 from megatron_octo.training import lineage, state
-from megatron_octo.training.config import Anomalies, MidTraining, OptimizerState, Validation, blend
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import Anomalies, MidTraining, OptimizerState, Validation
 from megatron_octo.training.parallelism import Parallelism
 from megatron_octo.training.state import Reason
 

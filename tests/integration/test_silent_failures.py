@@ -20,8 +20,9 @@ from ranks import Ranks
 
 from megatron_octo.errors import ConfigError
 from megatron_octo.training import megatron
-from megatron_octo.training.config import Anomalies, MidTraining, Precision
+from megatron_octo.training.config import Anomalies, MidTraining
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
 
 MODEL = dataclasses.replace(tiny.MODEL, num_layers=4)
 VIRTUAL = Parallelism(

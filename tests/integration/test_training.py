@@ -16,7 +16,8 @@ from ranks import Ranks
 from megatron_octo import artifacts
 from megatron_octo.launch import local
 from megatron_octo.launch.jobs import StageFailedError
-from megatron_octo.training.config import OptimizerState, blend
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import OptimizerState
 from megatron_octo.training.estimate import parameters
 
 STEPS = 10

@@ -11,17 +11,11 @@ from megatron_octo import artifacts
 from megatron_octo.config import to_dict
 from megatron_octo.launch.jobs import Job
 from megatron_octo.shards import MANIFEST, Manifest, Shard, ShardWriter
-from megatron_octo.training.config import (
-    LearningRateStyle,
-    MidTraining,
-    ModelConfig,
-    OptimizerState,
-    Precision,
-    Schedule,
-    TrainingJob,
-    blend,
-)
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import MidTraining, ModelConfig, OptimizerState, TrainingJob
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 VOCAB_SIZE = 64
 SEQ_LENGTH = 16

@@ -12,7 +12,8 @@ import pytest
 from megatron_octo import artifacts, recipes
 from megatron_octo.config import AT_RUN_TIME
 from megatron_octo.errors import ArtifactError, ResourceError
-from megatron_octo.training.config import TrainingJob, blend
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import TrainingJob
 from megatron_octo.training.parallelism import Parallelism
 
 

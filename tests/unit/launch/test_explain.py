@@ -8,22 +8,12 @@ import yaml
 from megatron_octo import recipes
 from megatron_octo.errors import ConfigError
 from megatron_octo.launch.explain import describe_list, explain
-from megatron_octo.training.config import (
-    Anomalies,
-    Fp8,
-    Fp8Format,
-    Fp8Recipe,
-    LearningRateStyle,
-    MidTraining,
-    Precision,
-    Recompute,
-    RecomputeGranularity,
-    RunOptions,
-    Schedule,
-    Validation,
-    blend,
-)
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import Anomalies, MidTraining, RunOptions, Validation
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Fp8, Fp8Format, Fp8Recipe, Precision
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 
 def line_of(text: str, label: str) -> str:

@@ -11,7 +11,7 @@ from megatron_octo.launch import study as graph
 from megatron_octo.launch import verbs
 from megatron_octo.launch.jobs import Job
 from megatron_octo.recipes.study import Study
-from megatron_octo.training.config import blend
+from megatron_octo.training.blend import blend
 
 OUT = Path("out")
 MODELS = ("stable", "decay_long", "decay_short", "decay_hybrid")

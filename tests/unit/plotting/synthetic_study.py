@@ -12,7 +12,9 @@ from megatron_octo.evaluation.config import Evaluation
 from megatron_octo.plotting.config import Report, ReportedModel
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning, RLJob
 from megatron_octo.templates import Template
-from megatron_octo.training.config import LearningRateStyle, MidTraining, ModelConfig, Schedule, TrainingJob, blend
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import MidTraining, ModelConfig, TrainingJob
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 #: Accuracy before and after RL.
 ACCURACY = {"stable": (0.2, 0.25), "long": (0.3, 0.7), "short": (0.35, 0.6), "hybrid": (0.3, 0.3)}

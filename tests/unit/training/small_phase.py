@@ -1,6 +1,8 @@
 """A phase with numbers of its own: the tiny study's are tuned now and then."""
 
-from megatron_octo.training.config import LearningRateStyle, MidTraining, ModelConfig, Schedule, blend
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import MidTraining, ModelConfig
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 
 def stable() -> MidTraining:

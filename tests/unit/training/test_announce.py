@@ -7,12 +7,14 @@ from small_phase import stable
 from written_shards import stream
 
 from megatron_octo.training.announce import decided
+from megatron_octo.training.blend import blend
 from megatron_octo.training.checkpoint import Progress
-from megatron_octo.training.config import Recompute, RecomputeGranularity, RunOptions, Validation, blend
+from megatron_octo.training.config import RunOptions, Validation
 from megatron_octo.training.data import SampleOrder
 from megatron_octo.training.lineage import Ancestor, Lineage
 from megatron_octo.training.megatron import Ranks
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity
 
 
 def test_what_a_resumed_branch_says(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from written_shards import stream
 
 from megatron_octo.errors import ConfigError, CorpusError
-from megatron_octo.training.config import Blend, blend
+from megatron_octo.training.blend import Blend, blend
 from megatron_octo.training.data import SampleOrder, StepReader, TokenStream, require_caps
 
 

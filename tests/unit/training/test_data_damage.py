@@ -11,7 +11,7 @@ from megatron_octo import artifacts
 from megatron_octo.config import to_dict
 from megatron_octo.errors import CorpusError
 from megatron_octo.shards import HEADER, MANIFEST, Manifest, ShardReader, ShardWriter, bin_path, idx_path, open_corpus
-from megatron_octo.training.config import blend
+from megatron_octo.training.blend import blend
 from megatron_octo.training.data import SampleOrder, TokenStream
 
 

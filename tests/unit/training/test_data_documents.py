@@ -8,7 +8,7 @@ from written_shards import shard_of_sequences, stream
 
 from megatron_octo.errors import CorpusError
 from megatron_octo.shards import ShardReader, idx_path
-from megatron_octo.training.config import blend
+from megatron_octo.training.blend import blend
 from megatron_octo.training.data import SampleOrder, TokenStream
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from megatron_octo import recipes
 from megatron_octo.training import estimate
-from megatron_octo.training.config import ModelConfig, blend
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import ModelConfig
 
 # Small enough to add up by hand: a layer has query 4x4, key and value 4x2 each, output 4x4, gate, up, down 3x4x8, norms 2x4.
 SMALL = ModelConfig(

@@ -10,7 +10,8 @@ from small_phase import stable
 from megatron_octo import artifacts
 from megatron_octo.errors import ConfigError
 from megatron_octo.training import lineage
-from megatron_octo.training.config import MidTraining, TrainingJob, blend
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import MidTraining, TrainingJob
 from megatron_octo.training.lineage import Ancestor, Lineage
 
 TOKENIZER = "70c0"

@@ -8,19 +8,13 @@ import pytest
 from megatron_octo import recipes
 from megatron_octo.errors import ConfigError
 from megatron_octo.training.activations import Modules, Tensors
-from megatron_octo.training.config import (
-    LearningRateStyle,
-    MidTraining,
-    ModelConfig,
-    Precision,
-    Recompute,
-    RecomputeGranularity,
-    RecomputeMethod,
-    Schedule,
-    blend,
-)
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import MidTraining, ModelConfig
 from megatron_octo.training.memory import Memory, in_flight, local_parameters, memory
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity, RecomputeMethod
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 # Small enough to add up by hand: a layer has query 4x4, key and value 4x4 together, output 4x4, gate, up, down 3x4x8, norms 2x4.
 SMALL = ModelConfig(

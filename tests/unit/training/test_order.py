@@ -5,7 +5,7 @@ import pytest
 
 from megatron_octo import recipes
 from megatron_octo.errors import ConfigError
-from megatron_octo.training.config import Blend, Share, blend
+from megatron_octo.training.blend import Blend, Share, blend
 from megatron_octo.training.order import BlendOrder, permute
 
 #: Blends of the paper and of the tiny study, and some that are hard to keep.

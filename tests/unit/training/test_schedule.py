@@ -6,8 +6,7 @@ import pytest
 
 from megatron_octo.config import override
 from megatron_octo.errors import ConfigError
-from megatron_octo.training.config import LearningRateStyle, Schedule
-from megatron_octo.training.schedule import Knot, knots, learning_rate
+from megatron_octo.training.schedule import Knot, LearningRateStyle, Schedule, knots, learning_rate
 
 SEQ_LENGTH = 128
 BATCH = 6

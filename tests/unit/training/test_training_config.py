@@ -11,26 +11,21 @@ from small_phase import stable
 from megatron_octo import recipes
 from megatron_octo.config import at_run_time, override
 from megatron_octo.errors import ConfigError
+from megatron_octo.training.blend import Blend, Share, blend
 from megatron_octo.training.config import (
     Anomalies,
-    Blend,
-    LearningRateStyle,
     MidTraining,
     ModelConfig,
     Optimizer,
     OptimizerState,
-    Precision,
-    Recompute,
-    RecomputeGranularity,
-    RecomputeMethod,
     RunOptions,
-    Schedule,
-    Share,
     TrainingJob,
     Validation,
-    blend,
 )
 from megatron_octo.training.parallelism import Parallelism
+from megatron_octo.training.precision import Precision
+from megatron_octo.training.recompute import Recompute, RecomputeGranularity, RecomputeMethod
+from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 
 def test_steps_and_tokens() -> None:

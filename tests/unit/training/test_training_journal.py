@@ -14,8 +14,9 @@ from written_shards import stream
 
 from megatron_octo.errors import ConfigError, TrainingError
 from megatron_octo.training import state
+from megatron_octo.training.blend import blend
 from megatron_octo.training.checkpoint import Progress
-from megatron_octo.training.config import Anomalies, MidTraining, blend
+from megatron_octo.training.config import Anomalies, MidTraining
 from megatron_octo.training.data import SampleOrder
 from megatron_octo.training.journal import Journal, say
 from megatron_octo.training.saving import Saved, SaveFailedError
