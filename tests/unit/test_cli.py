@@ -15,7 +15,8 @@ import dataclasses
 from megatron_octo.recipes import tiny
 from megatron_octo.recipes.study import Study
 from megatron_octo.rl.config import ReinforcementLearning
-from megatron_octo.training.config import MidTraining, blend
+from megatron_octo.training.blend import blend
+from megatron_octo.training.config import MidTraining
 
 def uneven() -> MidTraining:
     return dataclasses.replace(tiny.stable(), blend=blend(web=0.9, qa=0.2))
