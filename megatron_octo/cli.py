@@ -248,10 +248,19 @@ def plot(
 
 
 @app.command()
-def doctor() -> None:
-    """Say what this machine has and lacks for each stage."""
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(help="a phase of mid-training: does this machine hold it?")] = None,
+    overrides: Overrides = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="processes; default: one per GPU, or one")] = None,
+) -> None:
+    """Say what this machine has and lacks for each stage, and for a recipe."""
     text, healthy = health.examine(Path.cwd())
     typer.echo(text)
+    if recipe is not None:
+        phase = verbs.recipe(recipe, MidTraining, overrides or [])
+        text, fits = health.examine_recipe(phase, Path.cwd(), ranks=ranks)
+        typer.echo(text)
+        healthy = healthy and fits
     if not healthy:
         raise typer.Exit(1)
 

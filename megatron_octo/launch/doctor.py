@@ -11,6 +11,10 @@ from pathlib import Path
 
 from megatron_octo import units
 from megatron_octo.errors import ResourceError
+from megatron_octo.training import estimate
+from megatron_octo.training.activations import Modules
+from megatron_octo.training.config import MidTraining
+from megatron_octo.training.memory import memory
 
 INSTALL = "pip install 'megatron-octo[cpu]'"
 
@@ -19,7 +23,7 @@ STAGES = {
     "megatron_octo.curation.run": (),
     "megatron_octo.tokenization.train_tokenizer": ("tokenizers", "pyarrow", "numpy"),
     "megatron_octo.tokenization.run": ("tokenizers", "pyarrow", "numpy"),
-    "megatron_octo.training.run": ("torch", "megatron-core", "psutil"),
+    "megatron_octo.training.run": ("torch", "megatron-core", "psutil", "tensorboard"),
     "megatron_octo.conversion.run": ("torch", "safetensors", "transformers"),
     "megatron_octo.rl.run": ("torch", "transformers", "trl", "datasets", "math-verify", "pebble"),
     "megatron_octo.evaluation.run": ("torch", "transformers", "math-verify", "pebble"),
@@ -38,12 +42,12 @@ def examine(directory: Path) -> tuple[str, bool]:
     """A report and whether every stage can run."""
     lines = [f"python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"]
     healthy = sys.version_info >= (3, 11)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    has = _memory_bytes()
     lines.append(
         _line(
             "memory",
-            memory >= 0.9 * STUDY_GIB * units.GIB,
-            f"{memory / units.GIB:.1f} GiB, the tiny study asks for {STUDY_GIB}",
+            has >= 0.9 * STUDY_GIB * units.GIB,
+            f"{has / units.GIB:.1f} GiB, the tiny study asks for {STUDY_GIB}",
         )
     )
     free = shutil.disk_usage(directory).free
@@ -58,18 +62,76 @@ def examine(directory: Path) -> tuple[str, bool]:
     return "\n".join(lines), healthy
 
 
+def examine_recipe(recipe: MidTraining, directory: Path, *, ranks: int | None) -> tuple[str, bool]:
+    """Whether this machine's memory and disk hold a phase on `ranks` ranks (None: one per GPU, or one); a report, and the answer."""
+    gpus = _gpus(_nvidia_smi())
+    world = ranks or len(gpus) or 1
+    per_rank = int(gpus[0][2]) * units.MIB if gpus else _memory_bytes() // world
+    return describe_fit(
+        recipe, ranks=world, per_rank_bytes=per_rank, on_gpu=bool(gpus), free_bytes=shutil.disk_usage(directory).free
+    )
+
+
+def describe_fit(
+    recipe: MidTraining, *, ranks: int, per_rank_bytes: int, on_gpu: bool, free_bytes: int
+) -> tuple[str, bool]:
+    """The same on a machine of which these numbers are known. Raises `ConfigError` when the ranks do not divide."""
+    needed = memory(recipe, ranks, modules=None if on_gpu else Modules.LOCAL)
+    parts = ", ".join(
+        f"{what} {units.bytes_(size)}"
+        for what, size in (
+            ("weights", needed.weights),
+            ("gradients", needed.gradients),
+            ("optimizer", needed.optimizer),
+            ("activations", needed.activations.total),
+        )
+    )
+    # One more than stay: the next is complete before the oldest goes.
+    stay = recipe.keep_checkpoints + 1
+    if recipe.keep_every is not None:
+        stay += recipe.train_iters // recipe.keep_every
+    stay = min(stay, -(-recipe.train_iters // recipe.save_interval))
+    checkpoints = stay * estimate.checkpoint_bytes(recipe)
+    fits, room = needed.total <= per_rank_bytes, checkpoints <= free_bytes
+    where = "GPU" if on_gpu else "rank"
+    lines = [
+        f"{recipe.name} on {ranks} rank{'' if ranks == 1 else 's'}",
+        _line(
+            "its memory",
+            fits,
+            f"{units.bytes_(needed.total)} on the fullest {where}, {units.bytes_(per_rank_bytes)} are there: {parts}",
+        ),
+        _line(
+            "its checkpoints",
+            room,
+            f"{units.bytes_(checkpoints)} for {stay} of {units.bytes_(estimate.checkpoint_bytes(recipe))}, "
+            f"{units.bytes_(free_bytes)} are free",
+        ),
+    ]
+    return "\n".join(lines), fits and room
+
+
 def describe_gpus(listing: str, *, transformer_engine: str | None) -> list[str]:
     """What training can use of this machine; none of it is asked for, the tiny study runs without.
 
     Args:
         listing: a line `NAME, COMPUTE_CAPABILITY, MEMORY_MIB` per GPU.
     """
-    gpus = [line.rsplit(", ", 2) for line in listing.splitlines() if line.strip()]
+    gpus = _gpus(listing)
     if not gpus:
         return [_line("gpu", None, "none: training runs on the CPU, in fp32 or bf16")]
     name, capability, mebibytes = gpus[0]
     found = f"{len(gpus)} x {name}, {int(mebibytes) * units.MIB / units.GIB:.0f} GiB, compute capability {capability}"
     return [_line("gpu", True, found), _line("precision fp8", *_fp8(float(capability), transformer_engine))]
+
+
+def _gpus(listing: str) -> list[list[str]]:
+    """Name, compute capability and MiB of each GPU."""
+    return [line.rsplit(", ", 2) for line in listing.splitlines() if line.strip()]
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _fp8(capability: float, transformer_engine: str | None) -> tuple[bool | None, str]:

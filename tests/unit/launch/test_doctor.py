@@ -71,3 +71,21 @@ def test_the_real_versions(tmp_path: Path) -> None:
 )
 def test_gpus(listing: str, transformer_engine: str | None, lines: list[str]) -> None:
     assert doctor.describe_gpus(listing, transformer_engine=transformer_engine) == lines
+
+
+@pytest.mark.parametrize(
+    ("per_rank_gb", "free_tb", "fits", "says"),
+    [
+        (80, 10, True, "ok   its memory"),
+        (40, 10, False, "LACK its memory"),
+        (80, 1, False, "LACK its checkpoints"),
+    ],
+)
+def test_whether_a_machine_holds_a_recipe(per_rank_gb: int, free_tb: int, fits: bool, says: str) -> None:
+    recipe = recipes.load("llama31_8b.stable")
+    text, answer = doctor.describe_fit(
+        recipe, ranks=8, per_rank_bytes=per_rank_gb * 10**9, on_gpu=True, free_bytes=free_tb * 10**12
+    )
+    assert answer is fits
+    assert says in text
+    assert "for 50 of 112 GB" in text  # a checkpoint every 1,000 of 50,000 steps, all kept
