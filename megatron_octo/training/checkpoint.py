@@ -109,6 +109,8 @@ def state_dict(model: megatron.Model, optimizer: MegatronOptimizer, *, is_loadin
     """What is stored where: the sharded parts of model and optimizer, and which kind of optimizer it is."""
     metadata = OPTIMIZER_FORMAT | {"dp_cp_group": megatron.data_parallel_group()}
     state = _model_state(unwrap_model(model), metadata)
+    if not is_loading:
+        torch_adam.prepare_save(megatron.inner_optimizers(optimizer))
     state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=metadata)
     return state
 

@@ -2,7 +2,7 @@
 
 Three defects of megatron-core 0.16.1 on that path (found by comparing resumed with unbroken runs; the third is silent):
 
-1. loading asserts that the optimizer has taken a step, which a fresh one has not;
+1. loading, and saving, assert that the optimizer has taken a step, which a fresh one has not, nor one whose first steps were left out;
 2. loading asks the checkpoint for `step`, which is stored once per group and not per parameter (KeyError);
 3. after loading, all parameters share one `step` tensor, AdamW adds 1 to it per parameter, and its bias correction is wrong.
 """
@@ -22,6 +22,13 @@ def prepare_load(optimizers: Sequence[Any]) -> None:
         _fill_state(optimizer.optimizer)
         if isinstance(optimizer, DistributedOptimizer):
             _supply_step(optimizer)
+
+
+def prepare_save(optimizers: Sequence[Any]) -> None:
+    """Mend 1; call before `sharded_state_dict`."""
+    for optimizer in optimizers:
+        if isinstance(optimizer.optimizer, torch.optim.AdamW):
+            _fill_state(optimizer.optimizer)
 
 
 def finish_load(optimizers: Sequence[Any]) -> None:

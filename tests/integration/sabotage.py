@@ -51,6 +51,12 @@ def poisoned(at: dict[str, Any]) -> None:
     loop._mean_loss = mean_loss
 
 
+def poisoned_and_signalled(at: dict[str, Any]) -> None:
+    """`poisoned`, and SIGTERM in the last of the steps."""
+    poisoned(at)
+    signalled({"rank": at["rank"], "step": at["steps"][-1]})
+
+
 def lossless(at: dict[str, Any]) -> None:
     """The output table of one rank becomes NaN for step `at["step"]`, so its loss is not a number."""
 

@@ -81,7 +81,7 @@ class Driver:
                     kind = sum(map(ord, name.rpartition("layers.")[2].lstrip("0123456789")))
                     parameter.main_grad.fill_((kind % 7 + 1) * (1 + self.progress.step % 3) * 1e-3)
             megatron.set_learning_rate(self.optimizer, 1e-2, 0.1)
-            megatron.step(self.optimizer, lambda norm: False)
+            megatron.step(self.optimizer, lambda norm: None)
             self.progress.step += 1
             self.progress.recent_grad_norms.append(self.progress.step / 3)
             if poll:

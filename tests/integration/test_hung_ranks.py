@@ -113,7 +113,7 @@ def run(
 ) -> Ended:
     job = tiny.job(out, "watched", tiny.phase("watched", steps=1), ranks=size)
     return ranks.run(
-        job, prelude="test_watchdog:drive", timeout=40.0,
+        job, prelude="test_hung_ranks:drive", timeout=40.0,
         argument={"out": str(job.out), "fault": fault, "ranks": at, "doing": doing},
     )  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_a_rank_that_hangs_in_its_data_is_named(ranks: Ranks, tmp_path: Path) ->
     text = verdict(tmp_path, ended)
     assert "behind the others is rank 1" in text
     assert "after step 3, data, for" in text
-    assert "test_watchdog.py" in text
+    assert "test_hung_ranks.py" in text
     assert "in sleeps" in text
     assert "in sleeps" in (tmp_path / "watched/logs/stacks/rank1.txt").read_text()
     assert "all_reduce" in (tmp_path / "watched/logs/stacks/rank0.txt").read_text()
@@ -163,7 +163,7 @@ def test_a_training_run_names_the_rank_that_waits_for_its_data(ranks: Ranks, tmp
         tiny.write_shards(tmp_path / "shards", corpus, windows=20, seed=seed)
     job = tiny.job(tmp_path, "watched", tiny.phase("watched", steps=6), ranks=2)
     job = replace(job, config=replace(job.config, options=RunOptions(watchdog_seconds=TIMEOUT_SECONDS)))
-    ended = ranks.run(job, prelude="test_watchdog:sleep_in_reading", timeout=60.0)
+    ended = ranks.run(job, prelude="test_hung_ranks:sleep_in_reading", timeout=60.0)
     assert ended.codes == (EXIT_HUNG, EXIT_HUNG), ended.said
     assert "behind the others is rank 1" in verdict(tmp_path, ended)
     assert "after step 2, data, for" in verdict(tmp_path, ended)

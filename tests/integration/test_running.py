@@ -90,6 +90,21 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_its_documents_are_named(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layout", [Parallelism(), Parallelism(use_distributed_optimizer=False)])
+def test_a_run_whose_first_steps_are_left_out_can_be_saved_and_continued(
+    root: Path, ranks: Ranks, layout: Parallelism
+) -> None:
+    run = job(root, f"first_{layout.use_distributed_optimizer}", parallelism=layout)
+    poison = {"rank": 0, "steps": [0, 1, 2], "factor": "nan"}
+    ranks.must(run, prelude="sabotage:poisoned_and_signalled", argument=poison)
+    assert (run.out / "checkpoints" / "latest").read_text() == "iter_0000003\n"
+    ranks.must(run)
+    found = rows(run.out)
+    assert [row["skipped_steps"] for row in found[:4]] == [1, 2, 3, 3]
+    assert found[-1]["loss"] < found[0]["loss"] - 0.05
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_names_the_sequence(root: Path, ranks: Ranks) -> None:
     ended = ranks.must(job(root, "lossless"), prelude="sabotage:lossless", argument={"rank": 0, "step": 3})
     assert "step 4 was left out: the loss is nan" in ended.said[0]

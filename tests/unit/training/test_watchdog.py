@@ -1,4 +1,4 @@
-"""Who is to blame, from what the ranks tell; the hanging itself is in tests/integration/test_watchdog.py."""
+"""Who is to blame, from what the ranks tell; the hanging itself is in tests/integration/test_hung_ranks.py."""
 
 import time
 from pathlib import Path
