@@ -249,7 +249,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_training_goes_on(run: Run, s
 def test_the_last_save_must_succeed(run: Run, small_disk: Path) -> None:
     ended = run([*FULL_THEN_ROOM[:6], ("finish", {})], count=2, out=small_disk)
     assert ended.codes == (1, 1)
-    assert all(complaint(ended, rank).startswith("ENDED SaveFailedError: the checkpoint of step 3") for rank in range(2))
+    assert all(
+        complaint(ended, rank).startswith("ENDED SaveFailedError: the checkpoint of step 3") for rank in range(2)
+    )
     assert names(small_disk) == ["iter_0000002", "latest"]
 
 

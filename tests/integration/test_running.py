@@ -90,11 +90,8 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_its_documents_are_named(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [Parallelism(), Parallelism(use_distributed_optimizer=False)])
-def test_a_run_whose_first_steps_are_left_out_can_be_saved_and_continued(
-    root: Path, ranks: Ranks, layout: Parallelism
-) -> None:
-    run = job(root, f"first_{layout.use_distributed_optimizer}", parallelism=layout)
+def test_a_run_whose_first_steps_are_left_out_can_be_saved_and_continued(root: Path, ranks: Ranks) -> None:
+    run = job(root, "first_steps")
     poison = {"rank": 0, "steps": [0, 1, 2], "factor": "nan"}
     ranks.must(run, prelude="sabotage:poisoned_and_signalled", argument=poison)
     assert (run.out / "checkpoints" / "latest").read_text() == "iter_0000003\n"
