@@ -1,4 +1,7 @@
-"""Runs a function on gloo ranks that are forks of the test process: what it imported need not be imported again."""
+"""Runs a function on gloo ranks that are forks of one process that imported Megatron.
+
+Not of the test process: by then that has threads, which a fork loses, and its first parallel loop would wait for them for ever.
+"""
 
 import multiprocessing
 import multiprocessing.connection
@@ -15,7 +18,8 @@ TIMEOUT_SECONDS = 60.0
 
 def on_ranks(job: Callable[..., Any], size: int, scratch: Path, *arguments: Any) -> list[Any]:
     """Results of `job(*arguments)` by rank. The job finds its place in the environment torchrun would give it."""
-    fork = multiprocessing.get_context("fork")
+    fork = multiprocessing.get_context("forkserver")
+    fork.set_forkserver_preload(["megatron_octo.training.phase"])
     scratch.mkdir(parents=True, exist_ok=True)
     # Bound to a port the system chose, by the store that rank 0 then connects to like all others.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -48,4 +52,5 @@ def _rank(job: Callable[..., Any], rank: int, size: int, port: int, scratch: Pat
         # The store is the parent's: no rank starts one.
         "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
     }  # fmt: skip
+    torch.set_num_threads(1)
     torch.save(job(*arguments), scratch / f"rank{rank}.pt")
