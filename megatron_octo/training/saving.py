@@ -220,7 +220,14 @@ def describe_failure(checkpoints: Path, *, step: int, error: BaseException) -> s
 def _reason(error: BaseException) -> str:
     if not isinstance(error, CheckpointException):
         return f"rank 0: {error}"
-    return "; ".join(f"rank {rank}: {failure}" for rank, (failure, _) in sorted(error.failures.items()))
+    return "; ".join(f"rank {rank}: {_spelled(failure)}" for rank, (failure, _) in sorted(error.failures.items()))
+
+
+def _spelled(failure: BaseException) -> str:
+    """torch's writer of zip files finds itself at another place of a file than it wrote up to, and does not say why."""
+    if "unexpected pos" in str(failure):
+        return "a file was not written to its end: No space left on device, or a quota"
+    return str(failure)
 
 
 def _finalize(megatrons: Callable[[], None]) -> None:
