@@ -24,7 +24,6 @@ import torch
 
 from megatron_octo.shards import ShardReader, ShardWriter
 from megatron_octo.training import estimate, loop, megatron, spec
-from megatron_octo.training.activations import Modules
 from megatron_octo.training.blend import blend
 from megatron_octo.training.checkpoint import Progress
 from megatron_octo.training.config import MidTraining, ModelConfig
@@ -125,8 +124,7 @@ def measured(case: Case) -> dict[str, float | str]:
         before = start_counting()
         take_steps(recipe, ranks, order, Path(scratch))
         peak = peak_bytes() - before
-    modules = Modules.TRANSFORMER_ENGINE if spec.uses_transformer_engine() else Modules.LOCAL
-    expected: Memory = memory(recipe, ranks.world_size, modules=modules)
+    expected: Memory = memory(recipe, ranks.world_size, modules=spec.modules())
     return {"estimated": expected.total, "measured": peak, "moment": expected.activations.moment}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from megatron_octo import units
 from megatron_octo.errors import ResourceError
+from megatron_octo.launch.explain_text import counted
 from megatron_octo.training import estimate
 from megatron_octo.training.activations import Modules
 from megatron_octo.training.config import MidTraining
@@ -95,7 +96,7 @@ def describe_fit(
     fits, room = needed.total <= per_rank_bytes, checkpoints <= free_bytes
     where = "GPU" if on_gpu else "rank"
     lines = [
-        f"{recipe.name} on {ranks} rank{'' if ranks == 1 else 's'}",
+        f"{recipe.name} on {counted(ranks, 'rank')}",
         _line(
             "its memory",
             fits,

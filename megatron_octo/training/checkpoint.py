@@ -188,9 +188,8 @@ def _load(state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
 
 def _refuse_damaged(checkpoint: Path, *, must_have_checksums: bool) -> None:
     """Each rank reads its share of the files; all refuse together. An imported checkpoint may have no checksums."""
-    found: list[list[str] | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, _damage(checkpoint, must_have_checksums=must_have_checksums))
-    problems = list(dict.fromkeys(line for lines in found for line in lines or ()))
+    found = megatron.gather(_damage(checkpoint, must_have_checksums=must_have_checksums))
+    problems = list(dict.fromkeys(line for lines in found for line in lines))
     if problems:
         raise ArtifactError(f"{checkpoint} is damaged: {'; '.join(problems)}{_other_choices(checkpoint)}")
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -33,6 +33,7 @@ from megatron_octo.training.recompute import Recompute, RecomputeGranularity
 #: Seconds a collective may wait before a lost rank is reported, where no watchdog looks earlier.
 COLLECTIVE_TIMEOUT_SECONDS = 600.0
 
+T = TypeVar("T")
 #: This rank's chunks of the model: one, or several with virtual pipeline stages.
 Model = list[DistributedDataParallel]
 
@@ -331,6 +332,13 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 def store() -> Store:
     """The key-value store through which the ranks found each other."""
     return _get_default_store()
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's value, on every rank."""
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
 
 
 def barrier() -> None:

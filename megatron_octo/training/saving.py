@@ -179,7 +179,7 @@ class Saver:
         assert save.partial is not None
         assert save.inbox is not None
         partial_directory = save.partial
-        known = {name: checksum for part in _gather(save.inbox.checksums) for name, checksum in part.items()}
+        known = {name: checksum for part in megatron.gather(save.inbox.checksums) for name, checksum in part.items()}
 
         def publish() -> int:
             save_config(CheckpointingConfig(*FORMAT), str(partial_directory))
@@ -260,10 +260,3 @@ def _from_rank_zero(work: Callable[[], T]) -> T:
         raise answer[0]
     result: T = answer[0]
     return result
-
-
-def _gather(value: T) -> list[T]:
-    """Every rank's value, on every rank."""
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, value)
-    return gathered
