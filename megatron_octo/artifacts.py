@@ -18,6 +18,7 @@ Inputs are known by their sha256. Raw corpora, which may be terabytes, are known
 """
 
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -273,6 +274,24 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def one_at_a_time(directory: Path) -> Iterator[None]:
+    """Processes that share a stage and see its last part made at the same moment put it together one after the other."""
+    file = directory / ".finishing"
+    with file.open("w") as lock:
+        with contextlib.suppress(OSError):  # file systems without locks: they write the same files, at worst one fails
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        lock.close()
+        file.unlink(missing_ok=True)
+
+
+def is_done(directory: Path) -> bool:
+    """Whether the stage of a directory is done, such as by another process that shares it."""
+    mark = read_mark(directory)
+    return mark is not None and bool(mark["done"])
 
 
 def require_disk(directory: Path, needs_bytes: int) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from megatron_octo import process, recipes
+from megatron_octo import process, recipes, units
 from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
 from megatron_octo.curation.config import TinyWorld
 from megatron_octo.errors import OctoError
@@ -174,24 +174,44 @@ def train(
 @app.command()
 def convert(
     direction: Annotated[Direction, typer.Argument(help="to-hf: Megatron to Hugging Face; from-hf: back")],
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="training stage directory, or Hugging Face directory")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="to-hf: training stage, one of its checkpoints, Megatron-LM checkpoint; from-hf: Hugging Face directory",
+        ),
+    ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="directory to make")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="to-hf: Hugging Face directory whose config, tokenizer and licence to carry over; default: the imported model's"
+        ),
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="to-hf: directory of the tokenizer files to carry over")
     ] = None,
-    dtype: Annotated[ExportDtype, typer.Option(help="number format of the weights")] = ExportDtype.BF16,
+    dtype: Annotated[
+        ExportDtype, typer.Option(help="number format of the weights; auto: as stored")
+    ] = ExportDtype.AUTO,
+    check: Annotated[bool, typer.Option("--check", help="read both again and compare every tensor")] = False,
     check_logits: Annotated[
         bool, typer.Option("--check-logits", help="compare both models' logits (CPU, fp32)")
     ] = False,
+    max_shard_size: Annotated[str, typer.Option(help="largest file, such as 5GB or 500MB")] = "5GB",
+    workers: Annotated[int, typer.Option(min=1, help="threads that copy")] = Conversion.workers,
+    tasks: Annotated[int, typer.Option(min=1, help="machines or array tasks that share the conversion")] = 1,
+    task: Annotated[int, typer.Option(min=0, help="which of them this is, from 0")] = 0,
     on: On = "local",
     nodes: Nodes = 1,
     dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
-    """Convert a checkpoint to Hugging Face, or back."""
+    """Convert a checkpoint to Hugging Face, or back. A killed conversion continues when run again."""
     settings = Conversion(
-        direction=direction, source=source, tokenizer=tokenizer, dtype=dtype, check_logits=check_logits
-    )
+        direction=direction, source=source, reference=reference, tokenizer=tokenizer, dtype=dtype, check=check,
+        check_logits=check_logits, max_shard_bytes=units.parse_bytes(max_shard_size), workers=workers, tasks=tasks, task=task,
+    )  # fmt: skip
     _run_one(verbs.convert(settings, destination), on, nodes, dry_run, force)
 
 

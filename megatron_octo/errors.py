@@ -5,7 +5,7 @@ keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class OctoError(ValueError):
@@ -30,6 +30,16 @@ class TrainingError(OctoError):
 
 class ResourceError(OctoError):
     """The machine lacks something: disk, a free port, a package, a process that stayed alive."""
+
+
+#: Names that a message lists before it counts the rest.
+MAX_NAMES = 20
+
+
+def listed(names: Collection[str]) -> str:
+    """Names in a message, or `none`: `a, b and 3 more`."""
+    shown = ", ".join(list(names)[:MAX_NAMES]) or "none"
+    return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES:,} more"
 
 
 def nearest(name: str, allowed: Iterable[str], *, count: int = 3) -> str:

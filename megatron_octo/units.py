@@ -1,6 +1,9 @@
 """Token, byte and time arithmetic as people read it. Decimal units: 1 B tokens = 10^9, 1 GB = 10^9 bytes."""
 
+import re
 import time
+
+from megatron_octo.errors import ConfigError
 
 K = 1_000
 M = 1_000_000
@@ -10,6 +13,9 @@ T = 1_000_000_000_000
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
+
+_BYTES = {"": 1, "b": 1, "kb": K, "mb": M, "gb": B, "tb": T, "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1 << 40}
+_SIZE = re.compile(rf"(?P<number>\d+(\.\d+)?)\s*(?P<unit>{'|'.join(_BYTES)})")
 
 
 def count(value: float) -> str:
@@ -27,6 +33,14 @@ def bytes_(value: float) -> str:
         if abs(value) >= size * 0.9995:
             return f"{value / size:.3g} {suffix}"
     return f"{value:.3g} B"
+
+
+def parse_bytes(text: str) -> int:
+    """A size as people write it: `5GB`, `1.5 gb`, `500MB`, `2GiB`, `1000000`. Raises `ConfigError`."""
+    found = _SIZE.fullmatch(text.strip().lower())
+    if found is None or not (size := int(float(found["number"]) * _BYTES[found["unit"]])):
+        raise ConfigError(f"'{text}' is no size; write one such as 5GB, 500MB or 2GiB")
+    return size
 
 
 def duration(seconds: float) -> str:

@@ -1,106 +1,193 @@
-"""What a Hugging Face directory holds besides weights: config.json, generation_config.json and tokenizer files."""
+"""What a Hugging Face directory holds besides weights: config.json, generation_config.json, tokenizer and licence files.
 
-import shutil
+With a reference, the model a run started from, these are its own files; config.json changes where training changed the model.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoTokenizer, GenerationConfig
-
-from megatron_octo.conversion import families
+from megatron_octo import config as configs
+from megatron_octo.conversion import families, rope, special_tokens
+from megatron_octo.conversion.dtypes import Dtype
+from megatron_octo.conversion.families import CONFIG_FILE, Family
+from megatron_octo.conversion.special_tokens import NO_TOKENS, SpecialTokens
 from megatron_octo.errors import ConfigError
 from megatron_octo.training.config import ModelConfig
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-#: Megatron-Core fixes these three numbers of Llama-3's RoPE scaling and leaves only the factor open.
-MEGATRON_ROPE_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+GENERATION_FILE = "generation_config.json"
+CARD_FILE = "README.md"
+#: Llama's licence wants its text and the notice passed on.
+_LICENCE = re.compile(r"(licen[cs]e|notice|use_policy|copying)\b.*", re.IGNORECASE)
+#: What mid-training may change: a longer context, and the RoPE that goes with it. By ModelConfig's names.
+_TRAINABLE = ("max_position_embeddings", "rotary_base", "rope_scaling_factor")
 
 
-def write_config(
-    directory: Path, model: ModelConfig, *, dtype: torch.dtype, bos_token_id: int | None, eos_token_id: int | None
-) -> None:
-    """config.json and generation_config.json. Written after the weights: without it nothing loads the directory."""
-    family = families.of_model(model)
-    config = family.config_class(
-        architectures=[family.architecture],
-        num_hidden_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.ffn_hidden_size,
-        num_attention_heads=model.num_attention_heads,
-        num_key_value_heads=model.num_query_groups,
-        head_dim=model.kv_channels,
-        vocab_size=model.vocab_size,
-        max_position_embeddings=model.max_position_embeddings,
-        rms_norm_eps=model.layernorm_epsilon,
-        rope_parameters=_rope_parameters(model),
-        tie_word_embeddings=model.share_embeddings_and_output_weights,
-        bos_token_id=bos_token_id,
-        eos_token_id=eos_token_id,
-        dtype=dtype,
-        **family.fixed,
-    )
-    generation = GenerationConfig(bos_token_id=bos_token_id, eos_token_id=eos_token_id)  # type: ignore[no-untyped-call]
-    generation.save_pretrained(directory)
-    config.save_pretrained(directory)
+@dataclass(frozen=True)
+class Surroundings:
+    """All of a Hugging Face directory but its weights, their index and the model card."""
+
+    family: Family
+    #: By name: what is written, and the files that are copied.
+    files: Mapping[str, bytes]
+    copies: Mapping[str, Path]
+    #: What the user should know, a line each.
+    notes: tuple[str, ...]
 
 
 def read_config(directory: Path) -> ModelConfig:
     """The model a config.json describes. Raises `ConfigError` on what Megatron cannot train as it stands."""
-    family, config = families.load(directory)
-    rope: dict[str, Any] = dict(config.rope_parameters or {})
-    return ModelConfig(
-        num_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        ffn_hidden_size=config.intermediate_size,
-        num_attention_heads=config.num_attention_heads,
-        num_query_groups=config.num_key_value_heads,
-        kv_channels=_head_size(config),
-        vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings,
-        rotary_base=float(rope["rope_theta"]),
-        rope_scaling_factor=_scaling_factor(rope, directory),
-        layernorm_epsilon=config.rms_norm_eps,
-        share_embeddings_and_output_weights=config.tie_word_embeddings,
-        add_qkv_bias=family.add_qkv_bias,
-        qk_layernorm=family.qk_layernorm,
-    )
+    return _model(*families.load(directory), directory / CONFIG_FILE)
 
 
-def copy_tokenizer(source: Path, directory: Path) -> tuple[int | None, int | None]:
-    """Carry the tokenizer's files over and return its BOS and EOS ids."""
-    present = [source / name for name in TOKENIZER_FILES if (source / name).exists()]
-    if not present:
-        raise ConfigError(f"{source} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); set tokenizer to one that does")
-    for file in present:
-        shutil.copyfile(file, directory / file.name)
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    return tokenizer.bos_token_id, tokenizer.eos_token_id
+def keep(source: Path) -> dict[str, Path]:
+    """Files of a Hugging Face directory, by name, that an import keeps so that an export is complete without it."""
+    names = (CONFIG_FILE, GENERATION_FILE, CARD_FILE)
+    there = {name: source / name for name in names if (source / name).is_file()}
+    return there | special_tokens.files(source) | _licences(source)
 
 
-def _head_size(config: Any) -> int:
-    """Qwen2's published configs leave `head_dim` out; the other two families' classes fill it in."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+def surroundings(model: ModelConfig, *, dtype: Dtype, reference: Path | None, tokenizer: Path | None) -> Surroundings:
+    """What stands around the weights of a model.
+
+    Args:
+        dtype: of the weights.
+        reference: Hugging Face directory of the same model, such as the one it was trained from.
+        tokenizer: directory of the tokenizer files, before those of the reference.
+    Raises:
+        ConfigError: the reference is another model, or the tokenizer is none or has more tokens than the model.
+    """
+    place = _tokenizer_place(reference, tokenizer)
+    tokens = _tokens(place, model) if place is not None else NO_TOKENS
+    copies = special_tokens.files(place) if place is not None else {}
+    notes: list[str] = []
+    if reference is None:
+        family, config = families.of_model(model), _made(model, dtype, tokens)
+    else:
+        family, config, notes = _carried(model, dtype, reference)
+        copies |= _licences(reference)
+    notes += _notes_on_tokens(place, tokens, config)
+    files = {CONFIG_FILE: _json(config)}
+    if reference is not None and (reference / GENERATION_FILE).is_file():
+        copies[GENERATION_FILE] = reference / GENERATION_FILE
+    else:
+        files[GENERATION_FILE] = _json({name: config.get(name) for name in tokens.fields})
+    return Surroundings(family=family, files=files, copies=copies, notes=tuple(notes))
 
 
-def _rope_parameters(model: ModelConfig) -> dict[str, Any]:
-    if model.rope_scaling_factor is None:
-        return {"rope_type": "default", "rope_theta": model.rotary_base}
+def _model(family: Family, config: Mapping[str, Any], file: Path) -> ModelConfig:
+    """`config` has its defaults. A value of a wrong type is an error that names Megatron's field."""
+    embedding = rope.read(config, file)
+    fields = {
+        "num_layers": config["num_hidden_layers"],
+        "hidden_size": config["hidden_size"],
+        "ffn_hidden_size": config["intermediate_size"],
+        "num_attention_heads": config["num_attention_heads"],
+        "num_query_groups": config["num_key_value_heads"],
+        "kv_channels": config["head_dim"],
+        "vocab_size": config["vocab_size"],
+        "max_position_embeddings": config["max_position_embeddings"],
+        "rotary_base": embedding.theta,
+        "rope_scaling_factor": embedding.factor,
+        "layernorm_epsilon": config["rms_norm_eps"],
+        "share_embeddings_and_output_weights": config["tie_word_embeddings"],
+        "add_qkv_bias": family.add_qkv_bias,
+        "qk_layernorm": family.qk_layernorm,
+    }
+    try:
+        return configs.from_dict(ModelConfig, fields)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _made(model: ModelConfig, dtype: Dtype, tokens: SpecialTokens) -> dict[str, Any]:
+    """A config.json from the model alone."""
+    family = families.of_model(model)
     return {
-        "rope_type": "llama3",
-        "rope_theta": model.rotary_base,
-        "factor": model.rope_scaling_factor,
-        **MEGATRON_ROPE_SCALING,
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "num_key_value_heads": model.num_query_groups,
+        "head_dim": model.kv_channels,
+        "max_position_embeddings": model.max_position_embeddings,
+        "rms_norm_eps": model.layernorm_epsilon,
+        **rope.spell(model),
+        "tie_word_embeddings": model.share_embeddings_and_output_weights,
+        **family.fixed,
+        **tokens.fields,
+        "torch_dtype": dtype.name,
+        "use_cache": True,
     }
 
 
-def _scaling_factor(rope: dict[str, Any], directory: Path) -> float | None:
-    kind, whole = rope.get("rope_type", "default"), rope.get("partial_rotary_factor", 1.0) == 1.0
-    if kind == "default" and whole:
-        return None
-    numbers = {name: rope.get(name) for name in MEGATRON_ROPE_SCALING}
-    if kind != "llama3" or numbers != MEGATRON_ROPE_SCALING or not whole:
+def _carried(model: ModelConfig, dtype: Dtype, reference: Path) -> tuple[Family, dict[str, Any], list[str]]:
+    """The reference's config.json with the dtype of these weights, and what else of it had to change."""
+    file = reference / CONFIG_FILE
+    config = families.read_json(file)
+    family, complete = families.complete(config, file)
+    before = _differences(model, _model(family, complete, file))
+    if set(before) & set(_TRAINABLE):
+        config = {name: value for name, value in config.items() if name not in rope.FIELDS}
+        config |= rope.spell(model) | {"max_position_embeddings": model.max_position_embeddings}
+    if others := [line for name, line in before.items() if name not in _TRAINABLE]:
         raise ConfigError(
-            f"{directory / 'config.json'}: RoPE scaling {rope} cannot be trained; Megatron-Core knows none, or llama3 with "
-            f"{MEGATRON_ROPE_SCALING} and any factor"
+            f"{file} is not of the model that is converted: {'; '.join(others)}; name its own as reference"
         )
-    return float(rope["factor"])
+    # a window that was as long as the context may not be any more
+    families.complete(config, file)
+    spelled = [name for name in ("dtype", "torch_dtype") if name in config] or ["torch_dtype"]
+    changes = [f"config.json is that of {reference}, except: {line}" for line in before.values()]
+    return family, config | dict.fromkeys(spelled, dtype.name), changes
+
+
+def _differences(model: ModelConfig, reference: ModelConfig) -> dict[str, str]:
+    """By field, in words."""
+    ours, theirs = dataclasses.asdict(model), dataclasses.asdict(reference)
+    return {
+        name: f"{name} is {value}, the reference's {theirs[name]}"
+        for name, value in ours.items()
+        if value != theirs[name]
+    }
+
+
+def _tokenizer_place(reference: Path | None, tokenizer: Path | None) -> Path | None:
+    if tokenizer is not None and not special_tokens.files(tokenizer):
+        raise ConfigError(
+            f"{tokenizer} holds no tokenizer ({', '.join(special_tokens.VOCABULARIES)}); set tokenizer to a directory that does"
+        )
+    if tokenizer is None and reference is not None and special_tokens.files(reference):
+        return reference
+    return tokenizer
+
+
+def _tokens(place: Path, model: ModelConfig) -> SpecialTokens:
+    vocabulary = special_tokens.read_vocabulary(place)
+    special_tokens.require_fit(vocabulary, vocab_size=model.vocab_size, directory=place)
+    return special_tokens.find(place, vocabulary)
+
+
+def _notes_on_tokens(place: Path | None, tokens: SpecialTokens, config: Mapping[str, Any]) -> list[str]:
+    if place is None:
+        return ["no tokenizer is written, for there is none; --tokenizer DIR names one"]
+    end = config.get("eos_token_id")
+    if end is None:
+        return [f"{place} does not say which token ends a text: set eos_token_id in config.json before generating"]
+    if tokens.eos not in (None, end):
+        return [f"config.json ends a text with id {end}, the tokenizer in {place} with {tokens.eos}"]
+    return []
+
+
+def _licences(directory: Path) -> dict[str, Path]:
+    return {file.name: file for file in sorted(directory.iterdir()) if file.is_file() and _LICENCE.fullmatch(file.name)}
+
+
+def _json(config: Mapping[str, Any]) -> bytes:
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,4 +1,4 @@
-"""Which Hugging Face tensors make up which Megatron tensor, for all families. Pure functions on shapes and tensors.
+"""Which rows of which Hugging Face tensors are which rows of a Megatron tensor, for all families. Pure functions on shapes.
 
 Megatron stacks its layers: `decoder.layers.mlp.linear_fc1.weight` is one tensor [L, 2F, H]. Some of its tensors hold several of
 Hugging Face's: QKV (its bias, too), in groups of the query heads that share one key and one value head, and gate over up.
@@ -6,58 +6,62 @@ Hugging Face's: QKV (its bias, too), in groups of the query heads that share one
 Shape legend: L layers, H hidden, F ffn_hidden, D kv_channels (size of a head), A attention heads, G query groups, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from megatron_octo.conversion.dtypes import Dtype
+from megatron_octo.conversion.plan import Run, Stored, Wanted
 from megatron_octo.training.config import ModelConfig
 
 LAYERS = "decoder.layers."
+EMBEDDING = "embedding.word_embeddings.weight"
+OUTPUT = "output_layer.weight"
+#: Buffers that older files of Llama and Mistral carry; every loader computes them.
+_COMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Part:
+    """`count` rows that both sides have: from `hf_row` on in one, from `row` on in the other."""
+
+    hf_name: str
+    hf_row: int
+    row: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Weight:
-    """A Megatron tensor (of one layer, where `stacked`) and the Hugging Face tensors it is made of, in order."""
+    """A Megatron tensor, or one layer of a stacked one, and the rows it is made of, in its own order."""
 
     key: str
+    #: None outside the layers.
+    layer: int | None
+    #: Without the axis of layers.
     shape: tuple[int, ...]
-    stacked: bool
-    #: `{layer}` stands for the number of the layer.
-    hf_names: tuple[str, ...]
-    hf_shapes: tuple[tuple[int, ...], ...]
-    join: Callable[[Sequence[Tensor]], Tensor]
-    split: Callable[[Tensor], Sequence[Tensor]]
-
-    def names(self, layer: int | None) -> list[str]:
-        return [name.format(layer=layer) for name in self.hf_names]
+    parts: tuple[Part, ...]
 
 
 def weights(model: ModelConfig) -> list[Weight]:
     """All tensors of a decoder, in the order in which they are computed with."""
     hidden, vocab = model.hidden_size, model.vocab_size
-    outside = [_single("embedding.word_embeddings.weight", "model.embed_tokens.weight", (vocab, hidden))]
+    first = [_single(EMBEDDING, "model.embed_tokens.weight", (vocab, hidden))]
     last = [_single("decoder.final_layernorm.weight", "model.norm.weight", (hidden,))]
     if not model.share_embeddings_and_output_weights:
-        last.append(_single("output_layer.weight", "lm_head.weight", (vocab, hidden)))
-    return [*outside, *_layer_weights(model), *last]
-
-
-def each(model: ModelConfig) -> Iterator[tuple[Weight, int | None]]:
-    """Every weight with every layer it exists in; None for weights outside the layers."""
-    for weight in weights(model):
-        for layer in range(model.num_layers) if weight.stacked else (None,):
-            yield weight, layer
+        last.append(_single(OUTPUT, "lm_head.weight", (vocab, hidden)))
+    layers = [weight for layer in range(model.num_layers) for weight in _layer_weights(model, layer)]
+    return [*first, *layers, *last]
 
 
 def hf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every Hugging Face tensor, in the order they are written."""
-    return {
-        name: shape
-        for weight, layer in each(model)
-        for name, shape in zip(weight.names(layer), weight.hf_shapes, strict=True)
-    }
+    found: dict[str, tuple[int, ...]] = {}
+    for weight in weights(model):
+        for part in weight.parts:
+            rows = found.get(part.hf_name, (0,))[0]
+            found[part.hf_name] = (max(rows, part.hf_row + part.count), *weight.shape[1:])
+    return found
 
 
 def copies(model: ModelConfig) -> dict[str, str]:
@@ -65,87 +69,100 @@ def copies(model: ModelConfig) -> dict[str, str]:
     return {"lm_head.weight": "model.embed_tokens.weight"} if model.share_embeddings_and_output_weights else {}
 
 
-def _layer_weights(model: ModelConfig) -> list[Weight]:
+def is_computed(hf_name: str) -> bool:
+    """Whether a Hugging Face tensor is no weight, so that it may be there and is not read."""
+    return _COMPUTED.fullmatch(hf_name) is not None
+
+
+def to_hf(model: ModelConfig, megatron: Callable[[str, int | None], Stored], dtype: Dtype | None) -> list[Wanted]:
+    """The Hugging Face tensors of a model.
+
+    Args:
+        megatron: a tensor of the checkpoint by key and layer; it may have more rows than it needs (a padded vocabulary).
+        dtype: None for that of the source.
+    """
+    runs: dict[str, list[Run]] = {}
+    for weight in weights(model):
+        source = megatron(weight.key, weight.layer)
+        for part in weight.parts:
+            runs.setdefault(part.hf_name, []).append(Run(source, part.row, part.hf_row, part.count))
+    return [_wanted(name, shape, runs[name], dtype) for name, shape in hf_shapes(model).items()]
+
+
+def to_megatron(model: ModelConfig, hf: Callable[[str], Stored], dtype: Dtype | None) -> list[tuple[Weight, Wanted]]:
+    """The Megatron tensors of a model, each layer for itself. `dtype`: None for that of the source."""
+    return [
+        (weight, _wanted(spell(weight.key, weight.layer), weight.shape, _from_hf(weight, hf), dtype))
+        for weight in weights(model)
+    ]
+
+
+def spell(key: str, layer: int | None) -> str:
+    return key if layer is None else f"{key}, layer {layer}"
+
+
+def _from_hf(weight: Weight, hf: Callable[[str], Stored]) -> list[Run]:
+    return [Run(hf(part.hf_name), part.hf_row, part.row, part.count) for part in weight.parts]
+
+
+def _wanted(name: str, shape: tuple[int, ...], runs: Sequence[Run], dtype: Dtype | None) -> Wanted:
+    return Wanted(name, shape, dtype or _widest(runs), tuple(runs))
+
+
+def _widest(runs: Sequence[Run]) -> Dtype:
+    """Query, key and value may be stored differently; none of them is rounded."""
+    return max((run.source.natural_dtype for run in runs), key=lambda dtype: dtype.itemsize)
+
+
+def _layer_weights(model: ModelConfig, layer: int) -> list[Weight]:
     hidden, ffn, attention = model.hidden_size, model.ffn_hidden_size, model.num_attention_heads * model.kv_channels
+
+    def single(key: str, module: str, shape: tuple[int, ...]) -> Weight:
+        return _single(LAYERS + key, f"model.layers.{layer}.{module}.weight", shape, layer)
+
     return [
-        _stacked("self_attention.linear_qkv.layer_norm_weight", "input_layernorm", (hidden,)),
-        _qkv(model, "weight", (model.hidden_size,)),
-        # Qwen2 has the bias, Qwen3 the norms, Llama neither.
-        *([_qkv(model, "bias", ())] if model.add_qkv_bias else []),
-        *(_qk_norms(model) if model.qk_layernorm else []),
-        _stacked("self_attention.linear_proj.weight", "self_attn.o_proj", (hidden, attention)),
-        _stacked("mlp.linear_fc1.layer_norm_weight", "post_attention_layernorm", (hidden,)),
-        _gate_up(model),
-        _stacked("mlp.linear_fc2.weight", "mlp.down_proj", (hidden, ffn)),
+        single("self_attention.linear_qkv.layer_norm_weight", "input_layernorm", (hidden,)),
+        _qkv(model, layer, "weight", (hidden,)),
+        # Qwen2 has the bias, Qwen3 the norms, Llama and Mistral neither.
+        *([_qkv(model, layer, "bias", ())] if model.add_qkv_bias else []),
+        *(
+            single(f"self_attention.{part}_layernorm.weight", f"self_attn.{part}_norm", (model.kv_channels,))
+            for part in ("qk" if model.qk_layernorm else "")
+        ),
+        single("self_attention.linear_proj.weight", "self_attn.o_proj", (hidden, attention)),
+        single("mlp.linear_fc1.layer_norm_weight", "post_attention_layernorm", (hidden,)),
+        _gate_up(model, layer),
+        single("mlp.linear_fc2.weight", "mlp.down_proj", (hidden, ffn)),
     ]
 
 
-def _single(key: str, name: str, shape: tuple[int, ...], *, stacked: bool = False) -> Weight:
-    return Weight(
-        key=key,
-        shape=shape,
-        stacked=stacked,
-        hf_names=(name,),
-        hf_shapes=(shape,),
-        join=lambda parts: parts[0],
-        # Megatron may pad the vocabulary: rows beyond it belong to no token.
-        split=lambda whole: (whole[: shape[0]],),
-    )
+def _single(key: str, name: str, shape: tuple[int, ...], layer: int | None = None) -> Weight:
+    return Weight(key, layer, shape, (Part(name, 0, 0, shape[0]),))
 
 
-def _stacked(key: str, module: str, shape: tuple[int, ...]) -> Weight:
-    return _single(LAYERS + key, f"model.layers.{{layer}}.{module}.weight", shape, stacked=True)
+def _gate_up(model: ModelConfig, layer: int) -> Weight:
+    ffn, mlp = model.ffn_hidden_size, f"model.layers.{layer}.mlp"
+    parts = (Part(f"{mlp}.gate_proj.weight", 0, 0, ffn), Part(f"{mlp}.up_proj.weight", 0, ffn, ffn))
+    return Weight(f"{LAYERS}mlp.linear_fc1.weight", layer, (2 * ffn, model.hidden_size), parts)
 
 
-def _qk_norms(model: ModelConfig) -> list[Weight]:
-    """One weight [D] for all query heads of a layer, one for all key heads."""
-    return [
-        _stacked(f"self_attention.{part}_layernorm.weight", f"self_attn.{part}_norm", (model.kv_channels,))
-        for part in "qk"
-    ]
-
-
-def _gate_up(model: ModelConfig) -> Weight:
-    part = (model.ffn_hidden_size, model.hidden_size)
-    return Weight(
-        key=f"{LAYERS}mlp.linear_fc1.weight",
-        shape=(2 * model.ffn_hidden_size, model.hidden_size),
-        stacked=True,
-        hf_names=("model.layers.{layer}.mlp.gate_proj.weight", "model.layers.{layer}.mlp.up_proj.weight"),
-        hf_shapes=(part, part),
-        join=lambda parts: torch.cat(tuple(parts)),
-        split=lambda whole: whole.chunk(2),
-    )
-
-
-def _qkv(model: ModelConfig, what: str, columns: tuple[int, ...]) -> Weight:
-    """`what` is the weight, with H columns, or the bias, with none."""
-    heads, groups, size = model.num_attention_heads, model.num_query_groups, model.kv_channels
-    rows = (heads * size, groups * size, groups * size)
-    return Weight(
-        key=f"{LAYERS}self_attention.linear_qkv.{what}",
-        shape=(sum(rows), *columns),
-        stacked=True,
-        hf_names=tuple(f"model.layers.{{layer}}.self_attn.{part}_proj.{what}" for part in "qkv"),
-        hf_shapes=tuple((row, *columns) for row in rows),
-        join=lambda parts: join_qkv(*parts, groups=groups),
-        split=lambda whole: split_qkv(whole, heads=heads, groups=groups),
-    )
-
-
-def split_qkv(qkv: Tensor, *, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-    """[(A + 2G) D, H] -> query [A D, H], key [G D, H], value [G D, H]; a bias likewise without H.
+def _qkv(model: ModelConfig, layer: int, what: str, columns: tuple[int, ...]) -> Weight:
+    """`what` is the weight, with H columns, or the bias, with none.
 
     Megatron's rows go group by group: A/G query heads, then the key head, then the value head of the group.
     """
-    queries = heads // groups
-    grouped = qkv.view(groups, queries + 2, -1, *qkv.shape[1:])
-    query, key, value = torch.split(grouped, [queries, 1, 1], dim=1)
-    return query.flatten(0, 2), key.flatten(0, 2), value.flatten(0, 2)
-
-
-def join_qkv(query: Tensor, key: Tensor, value: Tensor, *, groups: int) -> Tensor:
-    """The inverse of `split_qkv`."""
-    size = key.shape[0] // groups
-    grouped = [part.view(groups, -1, size, *part.shape[1:]) for part in (query, key, value)]
-    return torch.cat(grouped, dim=1).flatten(0, 2)
+    head, groups = model.kv_channels, model.num_query_groups
+    queries = model.num_attention_heads // groups
+    rows = (queries + 2) * head
+    attention = f"model.layers.{layer}.self_attn"
+    query, key, value = (f"{attention}.{part}_proj.{what}" for part in "qkv")
+    parts = [
+        part
+        for group in range(groups)
+        for part in (
+            Part(query, group * queries * head, group * rows, queries * head),
+            Part(key, group * head, group * rows + queries * head, head),
+            Part(value, group * head, group * rows + (queries + 1) * head, head),
+        )
+    ]
+    return Weight(f"{LAYERS}self_attention.linear_qkv.{what}", layer, (groups * rows, *columns), tuple(parts))

@@ -1,167 +1,152 @@
 """A Megatron checkpoint to a Hugging Face directory, or back: Conversion -> OUT.
 
-Either way one tensor at a time, in the memory of the largest tensor; no model is built, no process group, no GPU. An interrupted
-conversion is cleared and done again (`artifacts.stage` of a stage that does not resume): it takes minutes. Until it is done
-nothing can take it for a model, because what loaders look for, config.json or `checkpoints/latest`, is written last.
-
-    from-hf makes OUT/model.json, OUT/checkpoints/iter_0000000/ and OUT/checkpoints/latest, as a training stage does.
+Headers are read and a plan is made; then bytes are copied, file by file, into OUT/.partial. OUT shows nothing of a model until all of
+it is there, checked where that was asked for: then what loaders look for (config.json, `checkpoints/latest`) comes last. A killed
+conversion continues with the files that were not finished. Several machines, or the tasks of a Slurm array, run the same command with
+`tasks` and `task` set: each copies its share of the files, and the one that finds nothing missing puts the directory together.
 """
 
+import contextlib
+import os
+import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from megatron_octo import artifacts, process, progress, units
+from megatron_octo.checksums import Checksum
+from megatron_octo.conversion import check, copying
+from megatron_octo.conversion.config import Conversion, Direction
+from megatron_octo.conversion.exporting import Export
+from megatron_octo.conversion.importing import Import
+from megatron_octo.conversion.plan import OutputFile
+from megatron_octo.errors import ArtifactError, listed
 
-from megatron_octo import artifacts, process, progress
-from megatron_octo.config import load, to_dict
-from megatron_octo.conversion import card, families, hf_config, layout, parity
-from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
-from megatron_octo.conversion.hf_weights import SafetensorsReader, write_safetensors
-from megatron_octo.conversion.stream import LazyTensor, TorchDistReader, write_torch_dist
-from megatron_octo.errors import ArtifactError, ConfigError
-from megatron_octo.shards import TOKENIZER_SHA256
-from megatron_octo.tokenization.identity import tokenizer_sha256
-from megatron_octo.training.config import ModelConfig
-
-MODEL_FILE = "model.json"
-TOKENIZER_FILE = "tokenizer.json"
-DTYPES = {ExportDtype.FP32: torch.float32, ExportDtype.BF16: torch.bfloat16}
+PARTIAL = ".partial"
+Work = Export | Import
 
 
 def run(config: Conversion, out: Path, force: bool) -> None:
-    convert = {Direction.TO_HF: _to_hf, Direction.FROM_HF: _from_hf}[config.direction]
-    inputs = {"source": config.source} | ({"tokenizer": config.tokenizer} if config.tokenizer is not None else {})
-    with artifacts.stage(out, kind="convert", config=config, inputs=inputs, force=force) as stage:
+    process.allow_open_files()
+    work: Work = Export(config) if config.direction is Direction.TO_HF else Import(config)
+    partial = out / PARTIAL
+    with contextlib.ExitStack() as until_marked_done, artifacts.stage(
+        out, kind="convert", config=config, inputs=work.inputs, raw_inputs=work.raw_inputs, resumable=True,
+        shared=config.tasks > 1, force=force, needs_bytes=sum(file.size for file in _missing(work.files, partial)),
+    ) as stage:  # fmt: skip
         if stage.done:
             return
-        stage.counts.update(convert(config, out))
+        partial.mkdir(exist_ok=True)
+        with _kept_if_worth_it(work, partial, stage):
+            _copy_missing(config, work, partial)
+            until_marked_done.enter_context(artifacts.one_at_a_time(out))
+            stage.complete = not artifacts.is_done(out) and _all_there(work, partial)
+            if stage.complete:
+                _finish(config, work, out, stage)
 
 
-# Megatron to Hugging Face ---------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _kept_if_worth_it(work: Work, partial: Path, stage: artifacts.Stage) -> Iterator[None]:
+    """A try that fails before it has finished a file leaves nothing behind, unless other tasks work there."""
+    try:
+        yield
+    except BaseException:
+        shared = work.config.tasks > 1
+        stage.resumable = shared or any(copying.finished(file, partial) for file in work.files)
+        raise
 
 
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint and the stage directory it belongs to."""
-
-    stage: Path
-    checkpoint: Path
+def _missing(files: Sequence[OutputFile], partial: Path) -> list[OutputFile]:
+    return [file for file in files if copying.finished(file, partial) is None]
 
 
-def find_checkpoint(source: Path) -> Source:
-    """The newest checkpoint of a stage directory, or the checkpoint that was named."""
-    if (source / ".metadata").exists():
-        return Source(stage=source.parent.parent, checkpoint=source)
-    pointer = source / "checkpoints" / "latest"
-    if not pointer.exists():
-        raise ArtifactError(f"{source} is neither a checkpoint nor a stage directory with one (no checkpoints/latest)")
-    return Source(stage=source, checkpoint=pointer.parent / pointer.read_text().strip())
+def _copy_missing(config: Conversion, work: Work, partial: Path) -> None:
+    """This task's share of the files, without those that are finished."""
+    mine = work.files[config.task :: config.tasks]
+    missing = _missing(mine, partial)
+    total, left = (sum(file.tensor_bytes for file in files) for files in (mine, missing))
+    share = f", task {config.task} of {config.tasks}: {units.bytes_(total)}" if config.tasks > 1 else ""
+    _say(f"{work.description}{share}")
+    with progress.bar(f"convert {config.direction.value}", total=total, unit="B", done=total - left) as advance:
+        copying.make(missing, partial, workers=config.workers, advance=advance)
 
 
-def _to_hf(config: Conversion, out: Path) -> dict[str, Any]:
-    source = find_checkpoint(config.source)
-    if config.check_logits and source.checkpoint == config.source:
-        raise ConfigError(f"check_logits runs the newest checkpoint of a stage; name {source.stage} as the source")
-    model = load(ModelConfig, source.stage / MODEL_FILE)
-    families.of_model(model)  # refused before anything is written
-    reader = TorchDistReader(source.checkpoint)
-    _check_keys(reader, model, source.checkpoint)
-    dtype, shapes = DTYPES[config.dtype], layout.hf_shapes(model)
-    total = _total_bytes(model, dtype)
-    artifacts.require_disk(out, total)
-    with progress.bar("convert to Hugging Face", total=total, unit="B") as advance:
-        tensors = _split_all(reader, model, dtype, advance)
-        write_safetensors(out, shapes=shapes, tensors=tensors, dtype=dtype, max_shard_bytes=config.max_shard_bytes)
-    _write_surroundings(config, out, source, model)
-    checked = _check_logits(config, stage=source.stage, hf_directory=out) if config.check_logits else {}
-    return {"tensors": len(shapes), "bytes": total, **checked}
-
-
-def _split_all(
-    reader: TorchDistReader, model: ModelConfig, dtype: torch.dtype, advance: progress.Advance
-) -> Iterator[tuple[str, Tensor]]:
-    """Every Hugging Face tensor with its name, in the order of `layout.hf_shapes`."""
-    for weight, layer in layout.each(model):
-        parts = weight.split(reader.read(weight.key, layer))
-        for name, part in zip(weight.names(layer), parts, strict=True):
-            yield name, part
-            advance(part.numel() * dtype.itemsize)
-
-
-def _check_keys(reader: TorchDistReader, model: ModelConfig, checkpoint: Path) -> None:
-    """The model's tensors must all be there, and none besides; the optimizer's are passed over."""
-    expected = {weight.key for weight in layout.weights(model)}
-    found = {key for key in reader.tensors if not key.startswith("optimizer.")}
-    if found != expected:
-        raise ArtifactError(
-            f"{checkpoint} is not the model its {MODEL_FILE} describes; "
-            f"missing: {', '.join(sorted(expected - found)) or 'none'}; "
-            f"unexpected: {', '.join(sorted(found - expected)) or 'none'}"
+def _all_there(work: Work, partial: Path) -> bool:
+    missing = _missing(work.files, partial)
+    if missing:
+        _say(
+            f"{len(missing):,} of {len(work.files):,} files are missing: other tasks make them; see their logs if none runs any "
+            "more, and run again what failed"
         )
+    return not missing
 
 
-def _write_surroundings(config: Conversion, out: Path, source: Source, model: ModelConfig) -> None:
-    bos, eos = (None, None) if config.tokenizer is None else hf_config.copy_tokenizer(config.tokenizer, out)
-    card.write_card(out, model=model, checkpoint=source.checkpoint, stage=artifacts.read_mark(source.stage))
-    hf_config.write_config(out, model, dtype=DTYPES[config.dtype], bos_token_id=bos, eos_token_id=eos)
+def _finish(config: Conversion, work: Work, out: Path, stage: artifacts.Stage) -> None:
+    """Put together, check, publish."""
+    partial = out / PARTIAL
+    names = [*(file.name for file in work.files), *work.surround(partial)]
+    stage.counts |= work.counts | _proof(config, work, partial)
+    known = _checksums(work, partial)
+    copying.remove_marks(work.files, partial)
+    names += work.seal(partial, known, stage.counts)
+    stage.known_sha256 |= {str(work.place / name): checksum.sha256 for name, checksum in known.items()}
+    _publish(partial, out / work.place, names, last=work.last)
+    work.announce(out)
 
 
-# Hugging Face to Megatron ---------------------------------------------------------------------------------------------
+def _checksums(work: Work, partial: Path) -> dict[str, Checksum]:
+    marks = {file.name: copying.finished(file, partial) for file in work.files}
+    return {name: Checksum(bytes=mark.bytes, sha256=mark.sha256) for name, mark in marks.items() if mark is not None}
 
 
-def _from_hf(config: Conversion, out: Path) -> dict[str, Any]:
-    model = hf_config.read_config(config.source)
-    reader = SafetensorsReader(config.source)
-    reader.check(layout.hf_shapes(model), copies=layout.copies(model))
-    dtype = DTYPES[config.dtype]
-    total = _total_bytes(model, dtype)
-    artifacts.require_disk(out, total)
-    checkpoint = out / "checkpoints" / "iter_0000000"
-    with progress.bar("convert from Hugging Face", total=total, unit="B") as advance:
-        tensors = {
-            weight.key: _joined(reader, weight, model.num_layers, dtype, advance) for weight in layout.weights(model)
-        }
-        write_torch_dist(checkpoint, tensors)
-    artifacts.write_json(out / MODEL_FILE, to_dict(model))
-    (checkpoint.parent / "latest").write_text(checkpoint.name + "\n")
-    checked = _check_logits(config, stage=out, hf_directory=config.source) if config.check_logits else {}
-    return {"tensors": len(tensors), "bytes": total, **_tokenizer(config.source), **checked}
+def _publish(partial: Path, destination: Path, names: Sequence[str], *, last: str) -> None:
+    """Move what was made to where it is looked for; without its last file nothing loads it."""
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in sorted(names, key=lambda name: name == last):
+        os.replace(partial / name, destination / name)
+    artifacts.sync_directory(destination)
+    shutil.rmtree(partial)
 
 
-def _tokenizer(source: Path) -> dict[str, str]:
-    """Its identity, so that training refuses corpora of another; nothing for a directory without one."""
-    return {TOKENIZER_SHA256: tokenizer_sha256(source)} if (source / TOKENIZER_FILE).exists() else {}
+def _proof(config: Conversion, work: Work, partial: Path) -> dict[str, Any]:
+    return {
+        **({"checked_tensors": _checked(config, work, partial)} if config.check else {}),
+        **({"largest_logit_difference": _logit_difference(config, work, partial)} if config.check_logits else {}),
+    }
 
 
-def _joined(
-    reader: SafetensorsReader, weight: layout.Weight, num_layers: int, dtype: torch.dtype, advance: progress.Advance
-) -> LazyTensor:
-    def make(layer: int | None) -> Tensor:
-        tensor = weight.join([reader.read(name) for name in weight.names(layer)]).to(dtype)
-        advance(tensor.nbytes)
-        return tensor
-
-    if not weight.stacked:
-        return LazyTensor(weight.shape, dtype, None, make)
-    return LazyTensor((num_layers, *weight.shape), dtype, num_layers, make)
-
-
-# Both -----------------------------------------------------------------------------------------------------------------
-
-
-def _total_bytes(model: ModelConfig, dtype: torch.dtype) -> int:
-    return sum(torch.Size(shape).numel() for shape in layout.hf_shapes(model).values()) * dtype.itemsize
+def _checked(config: Conversion, work: Work, partial: Path) -> int:
+    """Every tensor of the source, read again, against the one that the inverse plan finds in what was written."""
+    source, written = work.pairs(partial)
+    total = sum(wanted.num_bytes for wanted in source)
+    with progress.bar("check", total=total, unit="B") as advance:
+        differing = check.differing(source, written, workers=config.workers, advance=advance)
+    if differing:
+        raise ArtifactError(
+            f"{len(differing):,} of {len(source):,} tensors were not written as they are in {config.source}: {listed(differing)}; "
+            "a disk or memory fails, or the source was changed meanwhile: run it again"
+        )
+    _say(f"check: {len(source):,} tensors read again, all equal")
+    return len(source)
 
 
-def _check_logits(config: Conversion, *, stage: Path, hf_directory: Path) -> dict[str, float]:
+def _logit_difference(config: Conversion, work: Work, partial: Path) -> float:
+    # The one part of a conversion that needs torch, transformers and Megatron.
+    from megatron_octo.conversion import parity
+
     with tempfile.TemporaryDirectory() as directory:
         npz = Path(directory) / "logits.npz"
-        parity.megatron_logits(stage, npz)
-        return {"largest_logit_difference": parity.compare(npz, hf_directory, tolerance=config.logit_tolerance)}
+        megatron, hugging_face = work.sides(partial)
+        parity.megatron_logits(work.model, megatron, npz)
+        largest = parity.compare(npz, hugging_face, tolerance=config.logit_tolerance)
+    _say(f"check: logits differ by at most {largest:.3g} (allowed {config.logit_tolerance:g})")
+    return largest
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

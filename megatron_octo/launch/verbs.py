@@ -135,7 +135,16 @@ def convert(settings: Conversion, out: Path) -> Job:
         raise ConfigError(
             f"{settings.source} is no directory; name a training stage (to-hf) or a model directory (from-hf)"
         )
-    return _job("convert", "megatron_octo.conversion.run", settings, out)
+    if out.resolve().is_relative_to(settings.source.resolve()):
+        raise ConfigError(f"the output {out} lies in the source {settings.source}; name an output elsewhere")
+    task = Path() if settings.tasks == 1 else Path(f"task{settings.task:05d}")
+    return Job(
+        name="convert",
+        module="megatron_octo.conversion.run",
+        config=settings,
+        out=out,
+        logs=out.with_name(f"{out.name}.logs") / task,
+    )
 
 
 def rl(spec: ReinforcementLearning, *, model: Path, prompts: Path, eval_sets: Sequence[str], out: Path) -> Job:

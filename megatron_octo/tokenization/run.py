@@ -9,7 +9,6 @@ that finds nothing missing writes the manifest. A shuffle needs all pieces first
 """
 
 import contextlib
-import fcntl
 import json
 import shutil
 import sys
@@ -52,8 +51,8 @@ def run(config: Tokenization, out: Path, force: bool) -> None:
             _say(_decided(plan, engine))
             with _kept_if_worth_it(plan, stage), encoding.full_disk_explained(out / MANIFEST):
                 made = _make(plan)
-                until_marked_done.enter_context(_one_at_a_time(out / WORK))
-                stage.complete = made is not None and not _is_done(plan)
+                until_marked_done.enter_context(artifacts.one_at_a_time(out))
+                stage.complete = made is not None and not artifacts.is_done(plan.out)
                 if made is not None and stage.complete:
                     _finish(plan, engine, made, stage)
     if stage.done or stage.complete:
@@ -79,17 +78,6 @@ def _kept_if_worth_it(plan: Plan, stage: artifacts.Stage) -> Iterator[None]:
         made = any(mark and mark.tally.documents for mark in marks)
         stage.resumable = continued or made or plan.config.tasks > 1
         raise
-
-
-@contextlib.contextmanager
-def _one_at_a_time(work: Path) -> Iterator[None]:
-    """Tasks that see the last piece made at the same moment put the corpus together one after the other."""
-    with (work.parent / ".finishing").open("w") as lock:
-        with contextlib.suppress(OSError):  # file systems without locks: they write the same files, at worst one fails
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-        lock.close()
-        (work.parent / ".finishing").unlink(missing_ok=True)
 
 
 def _decided(plan: Plan, engine: CheckedEngine) -> str:
@@ -144,7 +132,7 @@ def _do_missing(
     mine = plans.share(sizes, plan.config)
     missing = [index for index in mine if finished(jobs[index]) is None]
     # In this order: another task that has finished everything removes the marks after it has said so.
-    if not missing or _is_done(plan):
+    if not missing or artifacts.is_done(plan.out):
         return
     total = sum(sizes[index] for index in mine)
     done = total - sum(sizes[index] for index in missing)
@@ -163,7 +151,7 @@ def _all_or_none(
         there += [found] if found is not None else []
     if not missing:
         return there
-    if not _is_done(plan):
+    if not artifacts.is_done(plan.out):
         _say(f"{plan.config.corpus}: {len(missing):,} of {len(jobs):,} {what} are missing{_why(plan, missing)}")
     return None
 
@@ -177,12 +165,6 @@ def _why(plan: Plan, missing: Sequence[Job]) -> str:
         )
     again = "" if plan.how.shuffle_seed is None else ", and run all again when they have ended, for the shuffle"
     return f": other tasks make them{again}; see their logs if none runs any more"
-
-
-def _is_done(plan: Plan) -> bool:
-    """Whether another task has found everything made."""
-    mark = artifacts.read_mark(plan.out)
-    return mark is not None and bool(mark["done"])
 
 
 def _finish(plan: Plan, engine: CheckedEngine, made: Made, stage: artifacts.Stage) -> None:

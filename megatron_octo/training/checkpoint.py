@@ -24,8 +24,9 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.utils import unwrap_model
 
+from megatron_octo import checksums
 from megatron_octo.errors import ArtifactError
-from megatron_octo.training import checksums, megatron, torch_adam
+from megatron_octo.training import megatron, torch_adam
 from megatron_octo.training.publishing import LATEST, checkpoint_name, complete_ones, named_latest
 
 #: Reshardable over every axis; Megatron-LM's own choice. The library's default cannot be saved in 0.16.1.

@@ -23,7 +23,7 @@ from megatron_octo.training.schedule import LearningRateStyle, Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder of the Llama, Qwen2.5 or Qwen3 family in Megatron's words. Sizes are those of the Hugging Face `config.json`."""
+    """A decoder of the Llama, Mistral, Qwen2.5 or Qwen3 family in Megatron's words. Sizes are those of the Hugging Face `config.json`."""
 
     num_layers: int
     hidden_size: int

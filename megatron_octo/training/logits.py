@@ -1,6 +1,6 @@
 """What Megatron answers: logits of a checkpoint on fixed token ids, for comparing with another implementation.
 
-`python -m megatron_octo.training.logits STAGE_DIR OUT.npz` loads the newest checkpoint of a training or import stage on one
+`python -m megatron_octo.training.logits MODEL.json CHECKPOINT OUT.npz` loads a `torch_dist` checkpoint, of a stage or not, on one
 process in fp32 and writes `token_ids` int64 [B, S] and `logits` float32 [B, S, V].
 """
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from megatron_octo.config import from_dict
-from megatron_octo.errors import ArtifactError
+from megatron_octo import process
+from megatron_octo.config import load
 from megatron_octo.training import checkpoint, megatron
 from megatron_octo.training.config import ModelConfig
 from megatron_octo.training.parallelism import Parallelism
@@ -26,23 +26,22 @@ SEED = 20_512
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a Megatron checkpoint's logits on fixed token ids.")
-    parser.add_argument("stage", type=Path, help="training or import stage directory")
+    parser.add_argument("model", type=Path, help="the model as JSON, as the model.json of a training or import stage")
+    parser.add_argument(
+        "checkpoint", type=Path, help="directory of the checkpoint, such as STAGE/checkpoints/iter_0000100"
+    )
     parser.add_argument("out", type=Path, help="the .npz to write")
     arguments = parser.parse_args()
     logging.getLogger("megatron").setLevel(logging.ERROR)
-    token_ids, logits = compute(arguments.stage)
+    token_ids, logits = compute(load(ModelConfig, arguments.model), arguments.checkpoint)
     np.savez(arguments.out, token_ids=token_ids, logits=logits)
 
 
-def compute(stage: Path) -> tuple[np.ndarray, np.ndarray]:
-    """token ids [B, S], logits [B, S, V] of the stage's newest checkpoint. Raises `ArtifactError` where there is none."""
-    source = checkpoint.latest(stage)
-    if source is None:
-        raise ArtifactError(f"{stage} has no checkpoint; train or import the model first")
-    model = from_dict(ModelConfig, checkpoint.read_model_config(stage))
+def compute(model: ModelConfig, directory: Path) -> tuple[np.ndarray, np.ndarray]:
+    """token ids [B, S], logits [B, S, V] of a checkpoint. Raises `ArtifactError` when it cannot be loaded."""
     megatron.initialize(Parallelism(), seed=SEED)
     gpts = megatron.build_gpt(model, megatron.transformer_config(model, Parallelism(), Precision.FP32))
-    checkpoint.load_gpt(source, gpts)
+    checkpoint.load_gpt(directory, gpts)
     gpt = gpts[0].to(megatron.device()).eval()
     generator = torch.Generator().manual_seed(SEED)
     sequence = min(SEQ_LENGTH, model.max_position_embeddings)
@@ -54,4 +53,4 @@ def compute(stage: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(process.exit_code(main))

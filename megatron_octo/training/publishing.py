@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from megatron_octo import checksums
 from megatron_octo.artifacts import sync_directory
-from megatron_octo.training import checksums
-from megatron_octo.training.checksums import Checksum
+from megatron_octo.checksums import Checksum
 
 LATEST = "latest"
 

@@ -25,9 +25,8 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
-from megatron_octo import process
-from megatron_octo.training import checksums
-from megatron_octo.training.checksums import Checksum
+from megatron_octo import checksums, process
+from megatron_octo.checksums import Checksum
 
 #: Files per rank and threads that write them. Megatron's default.
 FILES_PER_RANK = 2

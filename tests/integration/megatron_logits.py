@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_octo.training import logits
+from megatron_octo.config import load
+from megatron_octo.training import checkpoint, logits
+from megatron_octo.training.config import ModelConfig
 
 
 def main(stages: list[Path]) -> None:
     for stage in stages:
         child = os.fork()
         if not child:
-            token_ids, found = logits.compute(stage)
+            model = load(ModelConfig, stage / "model.json")
+            token_ids, found = logits.compute(model, checkpoint.require_latest(stage))
             np.savez(stage / "logits.npz", token_ids=token_ids, logits=found)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0, stage

@@ -1,9 +1,12 @@
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from megatron_octo.conversion import layout
+from megatron_octo.conversion.dtypes import BF16, FP32, Dtype
+from megatron_octo.conversion.plan import Box, Stored
 from megatron_octo.training.config import ModelConfig
 
 
@@ -15,45 +18,90 @@ def model(*, tied: bool = True, **family: Any) -> ModelConfig:
     )  # fmt: skip
 
 
+def weight(key: str, **family: Any) -> layout.Weight:
+    """Of layer 1."""
+    return next(item for item in layout.weights(model(**family)) if (item.key, item.layer) == (key, 1))
+
+
+def rows(found: layout.Weight) -> dict[str, list[int]]:
+    """By Hugging Face tensor: the Megatron row that each of its rows is."""
+    owners: dict[str, dict[int, int]] = {}
+    for part in found.parts:
+        for number in range(part.count):
+            owners.setdefault(part.hf_name.split(".")[-2], {})[part.hf_row + number] = part.row + number
+    return {name: [found[row] for row in sorted(found)] for name, found in owners.items()}
+
+
 def test_qkv_rows_go_group_by_group() -> None:
-    # 4 heads in 2 groups, heads of one row: q0 q1 k0 v0 | q2 q3 k1 v1
-    qkv = torch.arange(8.0)[:, None]
-    query, key, value = layout.split_qkv(qkv, heads=4, groups=2)
-    assert query.flatten().tolist() == [0, 1, 4, 5]
-    assert key.flatten().tolist() == [2, 6]
-    assert value.flatten().tolist() == [3, 7]
-    assert torch.equal(layout.join_qkv(query, key, value, groups=2), qkv)
+    # 4 heads of 3 rows in 2 groups: q0 q1 k0 v0 | q2 q3 k1 v1
+    for what, shape in (("weight", (24, 8)), ("bias", (24,))):
+        qkv = weight(f"decoder.layers.self_attention.linear_qkv.{what}", add_qkv_bias=True)
+        assert qkv.shape == shape
+        assert rows(qkv) == {
+            "q_proj": [0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17],
+            "k_proj": [6, 7, 8, 18, 19, 20],
+            "v_proj": [9, 10, 11, 21, 22, 23],
+        }
+        assert {part.hf_name.rsplit(".", 1)[1] for part in qkv.parts} == {what}
 
 
-def test_a_bias_goes_group_by_group_too() -> None:
-    # 4 heads of two numbers in 2 groups
-    query, key, value = layout.split_qkv(torch.arange(16.0), heads=4, groups=2)
-    assert query.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
-    assert (key.tolist(), value.tolist()) == ([4, 5, 12, 13], [6, 7, 14, 15])
-    assert torch.equal(layout.join_qkv(query, key, value, groups=2), torch.arange(16.0))
+def test_gate_comes_before_up() -> None:
+    assert rows(weight("decoder.layers.mlp.linear_fc1.weight")) == {
+        "gate_proj": [0, 1, 2, 3, 4, 5],
+        "up_proj": [6, 7, 8, 9, 10, 11],
+    }
 
 
 @pytest.mark.parametrize("family", [{}, {"add_qkv_bias": True}, {"qk_layernorm": True}])
 @pytest.mark.parametrize("tied", [True, False])
-def test_join_undoes_split_for_every_weight(tied: bool, family: dict[str, bool]) -> None:
-    for weight in layout.weights(model(tied=tied, **family)):
-        whole = torch.randn(weight.shape)
-        parts = weight.split(whole)
-        assert [tuple(part.shape) for part in parts] == list(weight.hf_shapes)
-        assert torch.equal(weight.join(parts), whole)
+def test_every_row_of_both_sides_is_there_once(tied: bool, family: dict[str, bool]) -> None:
+    described = model(tied=tied, **family)
+    hf: dict[str, list[int]] = {}
+    for item in layout.weights(described):
+        megatron = [row for part in item.parts for row in range(part.row, part.row + part.count)]
+        assert sorted(megatron) == list(range(item.shape[0]))
+        for part in item.parts:
+            hf.setdefault(part.hf_name, []).extend(range(part.hf_row, part.hf_row + part.count))
+    assert {name: len(found) for name, found in hf.items()} == {
+        name: shape[0] for name, shape in layout.hf_shapes(described).items()
+    }
+    assert all(sorted(found) == list(range(len(found))) for found in hf.values())
 
 
-def test_gate_comes_before_up() -> None:
-    fc1 = next(weight for weight in layout.weights(model()) if weight.key == "decoder.layers.mlp.linear_fc1.weight")
-    gate, up = fc1.split(torch.arange(12.0)[:, None].expand(12, 8))
-    assert (gate[:, 0].tolist(), up[:, 0].tolist()) == ([0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11])
-    assert fc1.names(1) == ["model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight"]
+def stored(name: str, shape: tuple[int, ...], dtype: Dtype = BF16) -> Stored:
+    return Stored(name, shape, dtype, (Box(Path("file"), 0, 0, 0, shape[0], math.prod(shape[1:]), 2),))
 
 
 def test_padding_of_the_vocabulary_is_cut_off() -> None:
-    embedding = layout.weights(model())[0]
-    (trimmed,) = embedding.split(torch.ones(16, 8))
-    assert trimmed.shape == (10, 8)
+    padded = {"embedding.word_embeddings.weight": (16, 8)}
+    shapes = {(item.key, item.layer): item.shape for item in layout.weights(model())}
+    wanted = layout.to_hf(model(), lambda key, layer: stored(key, padded.get(key, shapes[key, layer])), None)
+    assert (wanted[0].name, wanted[0].shape) == ("model.embed_tokens.weight", (10, 8))
+    assert [(run.source_row, run.row, run.count) for run in wanted[0].runs] == [(0, 0, 10)]
+
+
+def test_nothing_is_rounded_unless_asked_for() -> None:
+    shapes = layout.hf_shapes(model())
+    formats = {"model.layers.0.self_attn.k_proj.weight": FP32}
+    kept = layout.to_megatron(model(), lambda name: stored(name, shapes[name], formats.get(name, BF16)), None)
+    found = {(weight.key, weight.layer): wanted.dtype for weight, wanted in kept}
+    assert found["decoder.layers.self_attention.linear_qkv.weight", 0] is FP32
+    assert found["decoder.layers.self_attention.linear_qkv.weight", 1] is BF16
+    asked = layout.to_megatron(model(), lambda name: stored(name, shapes[name]), FP32)
+    assert {wanted.dtype for _, wanted in asked} == {FP32}
+
+
+@pytest.mark.parametrize(
+    ("name", "computed"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", True),
+        ("model.layers.11.self_attn.rotary_emb.inv_freq", True),
+        ("model.layers.0.self_attn.q_proj.weight", False),
+        ("rotary_emb.inv_freq", False),
+    ],
+)
+def test_buffers_of_older_files_are_no_weights(name: str, computed: bool) -> None:
+    assert layout.is_computed(name) is computed
 
 
 @pytest.mark.parametrize(("tied", "count"), [(True, 20), (False, 21)])

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from megatron_octo.training import checksums, publishing
-from megatron_octo.training.checksums import Checksum
+from megatron_octo import checksums
+from megatron_octo.checksums import Checksum
+from megatron_octo.training import publishing
 
 
 def written(checkpoints: Path, step: int) -> Path:

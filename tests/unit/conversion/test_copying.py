@@ -1,0 +1,153 @@
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megatron_octo.conversion import copying, plan
+from megatron_octo.conversion.dtypes import BF16, FP16, FP32
+from megatron_octo.conversion.plan import Box, OutputFile, Run, Stored, Wanted
+from megatron_octo.errors import ArtifactError, ConfigError
+
+ROWS, COLUMNS = 300, 200
+WEIGHT = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(np.float32)
+
+
+def ignore(_amount: float = 1, _note: str = "") -> None:
+    pass
+
+
+def whole(directory: Path) -> Stored:
+    """The weight in one piece, behind ten bytes of something else."""
+    (directory / "whole").write_bytes(bytes(10) + WEIGHT.tobytes())
+    box = Box(directory / "whole", 10, 0, 0, ROWS, COLUMNS, COLUMNS * 4)
+    return plan.stored("weight", WEIGHT.shape, FP32, (box,))
+
+
+def grid(directory: Path) -> Stored:
+    """The weight in four pieces, in files of their own."""
+    boxes = []
+    for row, rows in ((0, 100), (100, 200)):
+        for column, columns in ((0, 150), (150, 50)):
+            file = directory / f"box-{row}-{column}"
+            file.write_bytes(WEIGHT[row : row + rows, column : column + columns].tobytes())
+            boxes.append(Box(file, 0, row, column, rows, columns, columns * 4))
+    return plan.stored("weight", WEIGHT.shape, FP32, tuple(boxes))
+
+
+def strided(directory: Path) -> Stored:
+    """The weight as the left half of a wider storage."""
+    (directory / "wide").write_bytes(np.concatenate([WEIGHT, -WEIGHT], axis=1).tobytes())
+    box = Box(directory / "wide", 0, 0, 0, ROWS, COLUMNS, 2 * COLUMNS * 4)
+    return plan.stored("weight", WEIGHT.shape, FP32, (box,))
+
+
+LAYOUTS = [whole, grid, strided]
+
+
+def output(wanted: Wanted, name: str = "out") -> OutputFile:
+    return OutputFile(name, 6 + wanted.num_bytes, {0: b"header"}, ((6, wanted),))
+
+
+def swapped(source: Stored, dtype: Any = FP32) -> Wanted:
+    """Its two halves change places."""
+    half = ROWS // 2
+    return Wanted("out", WEIGHT.shape, dtype, (Run(source, half, 0, half), Run(source, 0, half, half)))
+
+
+EXPECTED = np.concatenate([WEIGHT[150:], WEIGHT[:150]])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("block_bytes", [1, 5_000, 1 << 20])
+def test_rows_arrive_where_they_belong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Any, block_bytes: int
+) -> None:
+    monkeypatch.setattr(copying, "BLOCK_BYTES", block_bytes)
+    advanced: list[float] = []
+    file = output(swapped(layout(tmp_path)))
+    copying.make([file], tmp_path, workers=3, advance=lambda amount=1, note="": advanced.append(amount))
+    assert (tmp_path / "out").read_bytes() == b"header" + EXPECTED.tobytes()
+    assert sum(advanced) == WEIGHT.nbytes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_numbers_are_cast_on_the_way(tmp_path: Path, layout: Any) -> None:
+    copying.make([output(swapped(layout(tmp_path), BF16))], tmp_path, workers=2, advance=ignore)
+    assert (tmp_path / "out").read_bytes()[6:] == EXPECTED.astype(BF16.numpy).tobytes()
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL])
+def test_file_systems_that_cannot_copy_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    copying.make([output(swapped(whole(tmp_path)))], tmp_path, workers=2, advance=ignore)
+    assert (tmp_path / "out").read_bytes()[6:] == EXPECTED.tobytes()
+
+
+def test_whole_blocks_never_pass_through_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying.Sources, "gather", None)
+    copying.make([output(swapped(whole(tmp_path)))], tmp_path, workers=2, advance=ignore)
+    assert (tmp_path / "out").read_bytes()[6:] == EXPECTED.tobytes()
+
+
+def test_a_finished_file_is_marked_with_its_hash(tmp_path: Path) -> None:
+    file = output(swapped(whole(tmp_path)))
+    assert copying.finished(file, tmp_path) is None
+    copying.make([file], tmp_path, workers=2, advance=ignore)
+    mark = copying.finished(file, tmp_path)
+    assert mark is not None
+    assert (mark.bytes, mark.sha256) == (file.size, copying.artifacts.hash_file(tmp_path / "out"))
+
+
+def test_a_mark_of_another_plan_or_a_shorter_file_counts_for_nothing(tmp_path: Path) -> None:
+    source = whole(tmp_path)
+    file, other = output(swapped(source)), output(Wanted("out", WEIGHT.shape, FP32, (Run(source, 0, 0, ROWS),)))
+    copying.make([file], tmp_path, workers=2, advance=ignore)
+    assert copying.finished(other, tmp_path) is None
+    os.truncate(tmp_path / "out", 100)
+    assert copying.finished(file, tmp_path) is None
+    copying.make([file], tmp_path, workers=2, advance=ignore)
+    assert (tmp_path / "out").read_bytes()[6:] == EXPECTED.tobytes()
+    (tmp_path / "out.done").write_text(json.dumps({"digest": file.digest}))
+    assert copying.finished(file, tmp_path) is None
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_a_source_that_was_cut_off_meanwhile_is_named(tmp_path: Path, dtype: Any) -> None:
+    file = output(swapped(whole(tmp_path), dtype))
+    os.truncate(tmp_path / "whole", 1000)
+    with pytest.raises(ArtifactError, match="whole ends before weight; the source is cut off"):
+        copying.make([file], tmp_path, workers=2, advance=ignore)
+    assert copying.finished(file, tmp_path) is None
+
+
+def test_a_source_that_was_removed_meanwhile_is_named(tmp_path: Path) -> None:
+    file = output(swapped(whole(tmp_path)))
+    (tmp_path / "whole").unlink()
+    with pytest.raises(ArtifactError, match=r"cannot read .*whole: No such file"):
+        copying.make([file], tmp_path, workers=2, advance=ignore)
+
+
+def test_numbers_that_fp16_does_not_hold_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(np.array([1.0, 1e6], np.float32).tobytes())
+    source = plan.stored("weight", (2,), FP32, (Box(tmp_path / "file", 0, 0, 0, 2, 1, 4),))
+    wanted = Wanted("out", (2,), FP16, (Run(source, 0, 0, 2),))
+    with pytest.raises(ConfigError, match="weight: a number is too large for float16; choose another dtype"):
+        copying.make([output(wanted)], tmp_path, workers=1, advance=ignore)
+
+
+def test_a_failed_file_does_not_undo_the_ones_before(tmp_path: Path) -> None:
+    good = output(swapped(whole(tmp_path)), "good")
+    (tmp_path / "short").write_bytes(b"")
+    broken = plan.stored("broken", (2,), FP32, (Box(tmp_path / "short", 0, 0, 0, 2, 1, 4),))
+    bad = output(Wanted("bad", (2,), FP32, (Run(broken, 0, 0, 2),)), "bad")
+    with pytest.raises(ArtifactError, match="short ends before broken"):
+        copying.make([good, bad], tmp_path, workers=2, advance=ignore)
+    assert copying.finished(good, tmp_path) is not None
+    assert copying.finished(bad, tmp_path) is None
