@@ -124,6 +124,7 @@ def _checked(config: Conversion, work: Work, partial: Path) -> int:
     with progress.bar("check", total=total, unit="B") as advance:
         differing = check.differing(source, written, workers=config.workers, advance=advance)
     if differing:
+        copying.remove_marks(work.files, partial)  # the next try writes all of them again
         raise ArtifactError(
             f"{len(differing):,} of {len(source):,} tensors were not written as they are in {config.source}: {listed(differing)}; "
             "a disk or memory fails, or the source was changed meanwhile: run it again"

@@ -11,6 +11,7 @@ import tiny_training
 from megatron_octo.recipes import tiny
 from megatron_octo.tokenization import train_tokenizer
 from megatron_octo.tokenization.config import TokenizerTraining
+from megatron_octo.tokenization.identity import tokenizer_sha256
 
 ROOT = Path(__file__).parents[2]
 CALLED_BY_CI = ("make demo", "make test", ". .venv/bin/activate")
@@ -31,7 +32,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     train_tokenizer.run(training, directory / "runs" / "tiny" / "tokenizer", False)
     for seed, corpus in enumerate(dict.fromkeys([*tiny.stable().corpora, *tiny.decay_long().corpora])):
-        tiny_training.write_shards(directory / "runs" / "tiny" / "shards", corpus, windows=400, seed=seed)
+        tiny_training.write_shards(
+            directory / "runs" / "tiny" / "shards", corpus, windows=400, seed=seed,
+            tokenizer=tokenizer_sha256(directory / "runs" / "tiny" / "tokenizer"),
+        )  # fmt: skip
     return directory
 
 
