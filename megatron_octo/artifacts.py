@@ -351,8 +351,10 @@ def _own_mark(directory: Path, *, kind: str, force: bool) -> dict[str, Any] | No
 
 def _is_somebody_elses(directory: Path) -> bool:
     """Whether something is there. The mark that another process of a shared stage is just writing is not."""
+    if not directory.exists():
+        return False
     if not directory.is_dir():
-        return directory.exists()
+        return True
     # The mark is looked for last: files beside it come after it.
     return any(not path.match(f".*{MARK}.*.tmp") for path in directory.iterdir()) and not (directory / MARK).exists()
 

@@ -29,8 +29,9 @@ def of_file(file: Path) -> Checksum:
 
 def write(directory: Path, known: Mapping[str, Checksum]) -> int:
     """Write the checksums of all files of a directory, those not known yet computed now. Returns the bytes of them all."""
-    # Those of other machines may not be listed here yet; a .tmp is what a killed process was writing.
-    files = sorted({*known, *(file.name for file in directory.iterdir() if file.suffix != ".tmp")})
+    # Those of other machines may not be listed here yet. A killed process may have left a .tmp, and checksums of its own.
+    there = {file.name for file in directory.iterdir() if file.suffix != ".tmp"} - {FILE}
+    files = sorted({*known, *there})
     checksums = {name: known.get(name) or of_file(directory / name) for name in files}
     write_json(directory / FILE, {name: asdict(checksum) for name, checksum in checksums.items()})
     return sum(checksum.bytes for checksum in checksums.values())

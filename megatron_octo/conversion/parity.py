@@ -1,7 +1,7 @@
 """Do the Hugging Face directory and the Megatron checkpoint compute the same? Logits on fixed token ids, fp32, on the CPU.
 
-Megatron's side comes from its own process, `python -m megatron_octo.training.logits`: a room may not import another's verbs, and
-the two libraries need not share an interpreter. One model is in memory at a time.
+Each side comes from a process of its own, one after the other: `python -m megatron_octo.training.logits` and `...conversion.hf_logits`. One
+model is in memory at a time, and nothing here needs torch.
 """
 
 import math
@@ -14,9 +14,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import psutil
-import torch
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from megatron_octo import units
 from megatron_octo.artifacts import write_json
@@ -48,49 +45,48 @@ def require_memory(model: ModelConfig) -> None:
         )
 
 
-def megatron_logits(model: ModelConfig, checkpoint: Path, out: Path) -> None:
-    """Write token_ids int64 [B, S] and logits float32 [B, S, V] of a `torch_dist` checkpoint to an .npz file.
+def largest_difference(model: ModelConfig, *, checkpoint: Path, hf_directory: Path, tolerance: float) -> float:
+    """The largest absolute difference of the logits of a `torch_dist` checkpoint and a Hugging Face directory.
 
     Raises:
-        ResourceError: there is too little memory, or Megatron failed; its last words are in the message.
+        ResourceError: there is too little memory, or one of the libraries failed; its last words are in the message.
+        ArtifactError: the difference is above the tolerance; says where.
     """
     require_memory(model)
     print(f"comparing logits in fp32: {units.bytes_(memory_bytes(model))} of memory", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "model.json"
-        write_json(file, to_dict(model))
-        command = [sys.executable, "-m", "megatron_octo.training.logits", str(file), str(checkpoint), str(out)]
-        # Sums on a GPU differ from transformers' by more than the tolerance.
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-        run = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if run.returncode:
-        raise ResourceError(
-            f"Megatron's logits of {checkpoint} could not be computed: {' '.join(command)}\n{run.stderr[-2000:]}"
-        )
+        files = {name: Path(directory) / name for name in ("model.json", "megatron.npz", "hf.npz")}
+        write_json(files["model.json"], to_dict(model))
+        _run("megatron_octo.training.logits", files["model.json"], checkpoint, files["megatron.npz"])
+        _run("megatron_octo.conversion.hf_logits", hf_directory, files["megatron.npz"], files["hf.npz"])
+        return compare(files["megatron.npz"], files["hf.npz"], tolerance=tolerance)
 
 
-def compare(npz: Path, hf_directory: Path, *, tolerance: float) -> float:
-    """The largest absolute difference of logits. Raises `ArtifactError` above the tolerance, saying where it is."""
-    with np.load(npz) as data:
-        token_ids, expected = data["token_ids"], data["logits"]
-    found = _hf_logits(hf_directory, token_ids)
+def compare(megatron: Path, hugging_face: Path, *, tolerance: float) -> float:
+    """The largest absolute difference of two .npz files with `logits` [B, S, V]. Raises `ArtifactError` above the tolerance."""
+    expected, found = (_logits(file) for file in (megatron, hugging_face))
     differences = np.abs(found - expected)
     largest = float(differences.max())
     # `not <=` also catches NaN
     if not largest <= tolerance:
         row, position, token = np.unravel_index(int(np.argmax(differences)), differences.shape)
         raise ArtifactError(
-            f"the logits of {hf_directory} and of its Megatron checkpoint differ by up to {largest:.3g} (allowed {tolerance:g}), "
-            f"most at sequence {row}, position {position}, token {token}: {found[row, position, token]:.6g} and "
-            f"{expected[row, position, token]:.6g}; a checkpoint of fp32 weights needs dtype=fp32 to agree this closely"
+            f"the logits of the two models differ by up to {largest:.3g} (allowed {tolerance:g}), most at sequence {row}, position "
+            f"{position}, token {token}: Hugging Face says {found[row, position, token]:.6g}, Megatron "
+            f"{expected[row, position, token]:.6g}; weights that were rounded differ: dtype=auto rounds none"
         )
     return largest
 
 
-def _hf_logits(directory: Path, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """logits [B, S, V] of the Hugging Face model in fp32."""
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)  # in eval mode
-    with torch.no_grad():
-        logits: npt.NDArray[np.float32] = model(torch.from_numpy(token_ids)).logits.numpy()
-    return logits
+def _logits(file: Path) -> npt.NDArray[np.float32]:
+    with np.load(file) as data:
+        found: npt.NDArray[np.float32] = data["logits"]
+    return found
+
+
+def _run(module: str, *arguments: Path) -> None:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    # Sums on a GPU differ from those on a CPU by more than the tolerance.
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    if run.returncode:
+        raise ResourceError(f"logits could not be computed: {' '.join(command)}\n{run.stderr[-2000:]}")

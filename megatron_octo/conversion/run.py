@@ -10,14 +10,13 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_octo import artifacts, process, progress, units
 from megatron_octo.checksums import Checksum
-from megatron_octo.conversion import check, copying
+from megatron_octo.conversion import check, copying, parity
 from megatron_octo.conversion.config import Conversion, Direction
 from megatron_octo.conversion.exporting import Export
 from megatron_octo.conversion.importing import Import
@@ -31,6 +30,8 @@ Work = Export | Import
 def run(config: Conversion, out: Path, force: bool) -> None:
     process.allow_open_files()
     work: Work = Export(config) if config.direction is Direction.TO_HF else Import(config)
+    if config.check_logits:
+        parity.require_memory(work.model)
     partial = out / PARTIAL
     with contextlib.ExitStack() as until_marked_done, artifacts.stage(
         out, kind="convert", config=config, inputs=work.inputs, raw_inputs=work.raw_inputs, resumable=True,
@@ -134,14 +135,10 @@ def _checked(config: Conversion, work: Work, partial: Path) -> int:
 
 
 def _logit_difference(config: Conversion, work: Work, partial: Path) -> float:
-    # The one part of a conversion that needs torch, transformers and Megatron.
-    from megatron_octo.conversion import parity
-
-    with tempfile.TemporaryDirectory() as directory:
-        npz = Path(directory) / "logits.npz"
-        megatron, hugging_face = work.sides(partial)
-        parity.megatron_logits(work.model, megatron, npz)
-        largest = parity.compare(npz, hugging_face, tolerance=config.logit_tolerance)
+    checkpoint, hf_directory = work.sides(partial)
+    largest = parity.largest_difference(
+        work.model, checkpoint=checkpoint, hf_directory=hf_directory, tolerance=config.logit_tolerance
+    )
     _say(f"check: logits differ by at most {largest:.3g} (allowed {config.logit_tolerance:g})")
     return largest
 

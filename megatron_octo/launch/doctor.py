@@ -25,7 +25,7 @@ STAGES = {
     "megatron_octo.tokenization.train_tokenizer": ("tokenizers", "pyarrow", "numpy"),
     "megatron_octo.tokenization.run": ("tokenizers", "pyarrow", "numpy"),
     "megatron_octo.training.run": ("torch", "megatron-core", "psutil", "tensorboard"),
-    "megatron_octo.conversion.run": ("numpy", "ml-dtypes"),
+    "megatron_octo.conversion.run": ("numpy", "ml-dtypes", "psutil"),
     "megatron_octo.rl.run": ("torch", "transformers", "trl", "datasets", "math-verify", "pebble"),
     "megatron_octo.evaluation.run": ("torch", "transformers", "math-verify", "pebble"),
     "megatron_octo.plotting.run": ("matplotlib", "jinja2"),

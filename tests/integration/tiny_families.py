@@ -5,7 +5,7 @@ from typing import Any
 
 import tiny_training
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 SIZES: dict[str, Any] = {
     "num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8, "num_key_value_heads": 4,
@@ -33,6 +33,8 @@ CONFIGS = {
     "llama-untied": _config(LlamaConfig, tied=False, **WIDE, **SCALED),
     "qwen2-tied": _config(Qwen2Config, tied=True, **PLAIN),
     "qwen2-untied": _config(Qwen2Config, tied=False, **PLAIN),
+    # as from version 0.2 on: no window
+    "mistral-untied": _config(MistralConfig, tied=False, sliding_window=None, **WIDE, **PLAIN),
     "qwen3-tied": _config(Qwen3Config, tied=True, **WIDE, **PLAIN),
     "qwen3-untied": _config(Qwen3Config, tied=False, **WIDE, **PLAIN),
 }

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from megatron_octo.conversion import parity
+from megatron_octo.conversion import hf_logits, parity
 from megatron_octo.errors import ArtifactError, ResourceError
 from megatron_octo.training.config import ModelConfig
 
@@ -32,28 +31,37 @@ def tiny_model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_parity_accepts_and_refuses(tmp_path: Path, tiny_model: Path) -> None:
+def write(file: Path, logits: np.ndarray) -> Path:
+    np.savez(file, token_ids=np.zeros(logits.shape[:2], np.int64), logits=logits)
+    return file
+
+
+def test_transformers_answers_in_fp32(tmp_path: Path, tiny_model: Path) -> None:
     token_ids = np.arange(12).reshape(2, 6)
+    np.savez(tmp_path / "other.npz", token_ids=token_ids)
+    hf_logits.compute(tiny_model, tmp_path / "other.npz", tmp_path / "found.npz")
     with torch.no_grad():
-        logits = AutoModelForCausalLM.from_pretrained(tiny_model)(torch.from_numpy(token_ids)).logits.numpy()
-    np.savez(tmp_path / "same.npz", token_ids=token_ids, logits=logits)
-    assert parity.compare(tmp_path / "same.npz", tiny_model, tolerance=1e-6) <= 1e-6
+        expected = AutoModelForCausalLM.from_pretrained(tiny_model)(torch.from_numpy(token_ids)).logits.numpy()
+    assert np.array_equal(np.load(tmp_path / "found.npz")["logits"], expected)
+
+
+def test_the_place_of_the_largest_difference_is_named(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).standard_normal((2, 6, 32)).astype(np.float32)
+    same = write(tmp_path / "same.npz", logits)
+    assert parity.compare(same, same, tolerance=1e-6) == 0
     logits[1, 4, 7] += 0.5
-    np.savez(tmp_path / "other.npz", token_ids=token_ids, logits=logits)
     with pytest.raises(ArtifactError, match=r"differ by up to 0\.5 .* sequence 1, position 4, token 7"):
-        parity.compare(tmp_path / "other.npz", tiny_model, tolerance=1e-5)
+        parity.compare(same, write(tmp_path / "other.npz", logits), tolerance=1e-5)
 
 
-def test_parity_refuses_nan(tmp_path: Path, tiny_model: Path) -> None:
-    weights = load_file(tiny_model / "model.safetensors")
-    weights["model.norm.weight"].fill_(float("nan"))
-    save_file(weights, tiny_model / "model.safetensors", metadata={"format": "pt"})
-    np.savez(tmp_path / "l.npz", token_ids=np.zeros((1, 2), np.int64), logits=np.zeros((1, 2, 32), np.float32))
+def test_nan_is_refused(tmp_path: Path) -> None:
+    zeros = write(tmp_path / "zeros.npz", np.zeros((1, 2, 32), np.float32))
+    broken = write(tmp_path / "nan.npz", np.full((1, 2, 32), np.nan, np.float32))
     with pytest.raises(ArtifactError, match="differ by up to nan"):
-        parity.compare(tmp_path / "l.npz", tiny_model, tolerance=1e-5)
+        parity.compare(zeros, broken, tolerance=1e-5)
 
 
 def test_a_model_beyond_the_memory_is_refused(tmp_path: Path) -> None:
     parity.require_memory(TINY)
     with pytest.raises(ResourceError, match=r"fp32, 36\.1 TB of memory, and .* are free"):
-        parity.megatron_logits(HUGE, tmp_path, tmp_path / "l.npz")
+        parity.largest_difference(HUGE, checkpoint=tmp_path, hf_directory=tmp_path, tolerance=1e-5)
