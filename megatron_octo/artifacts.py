@@ -18,6 +18,7 @@ Inputs are known by their sha256. Raw corpora, which may be terabytes, are known
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -120,6 +121,7 @@ def stage(
         }
         | {name: _identify(path, raw=True) for name, path in (raw_inputs or {}).items()},
     }
+    _require_outside(directory, inputs or {}, raw_inputs or {})
     found = _own_mark(directory, kind=kind, force=force)
     if found is None and shared:
         found = _create_mark(directory, asked)
@@ -143,12 +145,14 @@ def stage(
     except BaseException:
         if not current.resumable:
             _clear(directory)
-        elif directory.is_dir() and not shared:  # a resumed stage reports the time of all its tries
+        elif (
+            directory.is_dir() and not shared and not is_done(directory)
+        ):  # a resumed stage reports the time of all its tries
             with contextlib.suppress(OSError):  # such as a full disk, which is what the caller is about to say
                 write_json(directory / MARK, mark | {"wall_seconds": carried + time.time() - started})
         raise
     if not current.complete:
-        if not shared:
+        if not shared and not is_done(directory):
             write_json(directory / MARK, mark | {"wall_seconds": carried + time.time() - started})
         return
     write_json(
@@ -269,7 +273,12 @@ def write_json(path: Path, data: Any) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Make a rename inside `directory` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    sync_file(directory)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -279,19 +288,51 @@ def sync_directory(directory: Path) -> None:
 @contextlib.contextmanager
 def one_at_a_time(directory: Path) -> Iterator[None]:
     """Processes that share a stage and see its last part made at the same moment put it together one after the other."""
-    file = directory / ".finishing"
-    with file.open("w") as lock:
-        with contextlib.suppress(OSError):  # file systems without locks: they write the same files, at worst one fails
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(directory, fcntl.LOCK_EX):
         yield
-        lock.close()
-        file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(directory: Path, *, shared: bool) -> Iterator[None]:
+    """Keep out a second process that would make the same stage, or with `shared` one that does not share it.
+
+    For the inside of a stage: it is its directory that is locked. Raises `ArtifactError` where another process is at work.
+    """
+    try:
+        with _locked(directory, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB):
+            yield
+    except BlockingIOError as error:
+        raise ArtifactError(
+            f"another process is making the stage in {directory}; wait for it, or name another directory"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, how: int) -> Iterator[None]:
+    """Nothing is left behind, whatever ends the process. File systems without locks let everybody in."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except OSError as error:
+            if isinstance(error, BlockingIOError):
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_done(directory: Path) -> bool:
     """Whether the stage of a directory is done, such as by another process that shares it."""
     mark = read_mark(directory)
     return mark is not None and bool(mark["done"])
+
+
+def add_counts(directory: Path, counts: Mapping[str, Any]) -> None:
+    """Note more about a finished stage, such as a proof that was asked for later."""
+    if counts:
+        found = finished(directory)
+        write_json(directory / MARK, found | {"counts": found["counts"] | dict(counts)})
 
 
 def require_disk(directory: Path, needs_bytes: int) -> None:
@@ -385,8 +426,26 @@ def _clear(directory: Path) -> None:
     if directory.exists():
         old = directory.with_name(f".{directory.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        os.replace(directory, old)
+        try:
+            os.replace(directory, old)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            _empty(directory)  # a mount point, such as a container's volume
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _empty(directory: Path) -> None:
+    """The mark goes last: until then the directory is known as ours."""
+    for path in sorted(directory.iterdir(), key=lambda path: path.name == MARK):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _require_outside(directory: Path, *inputs: Mapping[str, Path | Mapping[str, Any]]) -> None:
+    """What is read may not lie in what is made: it would be cleared, or changed while it is read."""
+    for path in (path for paths in inputs for path in paths.values() if isinstance(path, Path)):
+        if path.resolve().is_relative_to(directory.resolve()):
+            raise ArtifactError(f"the input {path} lies in the directory to make, {directory}; name another directory")
 
 
 def _refuse_other(directory: Path, found: Mapping[str, Any], asked: Mapping[str, Any], config: Any) -> bool:

@@ -29,12 +29,16 @@ def of_file(file: Path) -> Checksum:
 
 def write(directory: Path, known: Mapping[str, Checksum]) -> int:
     """Write the checksums of all files of a directory, those not known yet computed now. Returns the bytes of them all."""
-    # Those of other machines may not be listed here yet. A killed process may have left a .tmp, and checksums of its own.
-    there = {file.name for file in directory.iterdir() if file.suffix != ".tmp"} - {FILE}
-    files = sorted({*known, *there})
+    # Those of other machines may not be listed here yet.
+    files = sorted({*known, *(file.name for file in directory.iterdir())})
     checksums = {name: known.get(name) or of_file(directory / name) for name in files}
-    write_json(directory / FILE, {name: asdict(checksum) for name, checksum in checksums.items()})
+    save(directory, checksums)
     return sum(checksum.bytes for checksum in checksums.values())
+
+
+def save(directory: Path, checksums: Mapping[str, Checksum]) -> None:
+    """Write the checksums of these files and no others."""
+    write_json(directory / FILE, {name: asdict(checksums[name]) for name in sorted(checksums)})
 
 
 def read(directory: Path) -> dict[str, Checksum] | None:

@@ -85,7 +85,7 @@ def study(
     verbs.require_place(on, nodes)
     if not dry_run:
         verbs.require_study_disk(config, directory)
-    _run(jobs, hold=directory, dry=dry_run, force=force)
+    _run(jobs, hold=directory, out=directory, dry=dry_run, force=force)
     if not dry_run:
         typer.echo(f"report: {directory / 'report' / 'report.html'}")
 
@@ -287,23 +287,30 @@ def doctor(
 
 def _run_one(job: Job, on: str, nodes: int, dry: bool, force: bool) -> None:
     verbs.require_place(on, nodes)
-    _run([job], hold=job.logs, dry=dry, force=force)
+    _run([job], hold=job.logs, out=job.out, dry=dry, force=force)
 
 
-def _run(jobs: list[Job], *, hold: Path, dry: bool, force: bool) -> None:
+def _run(jobs: list[Job], *, hold: Path, out: Path, dry: bool, force: bool) -> None:
     """Run jobs, or print what would run. Nobody else may hold the directory `hold` meanwhile."""
     if dry:
         typer.echo(jobs_as_text(jobs))
         return
-    with local.exclusive(hold):
+    with local.exclusive(hold, output=out):
         local.run(jobs, force=force)
 
 
-def main() -> None:
+def convert_checkpoint() -> None:
+    """Entry point of tools/convert_checkpoint.py: one verb, which the line does not name."""
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    alone.command()(convert)
+    main(alone)
+
+
+def main(program: typer.Typer = app) -> None:
     """Entry point: an error for people is one message and exit code 2."""
     signal.signal(signal.SIGTERM, process.interrupt)
     try:
-        app()
+        program()
     except (OctoError, OSError, KeyboardInterrupt) as error:
         raise SystemExit(process.explain(error)) from None
 

@@ -13,6 +13,8 @@ from megatron_octo import units
 
 #: Seconds between plain lines.
 PLAIN_INTERVAL_SECONDS = 10.0
+#: The unit that has multiples of its own: kB, MB.
+BYTES = "B"
 
 
 class Advance(Protocol):
@@ -23,7 +25,7 @@ class Advance(Protocol):
 
 @contextlib.contextmanager
 def bar(description: str, *, total: float, unit: str, done: float = 0) -> Iterator[Advance]:
-    """Show progress of `total` units of work, of which `done` were done before.
+    """Show progress of `total` units of work, of which `done` were done before; the unit `B` is bytes.
 
     >>> with progress.bar("tokenize web", total=len(texts), unit="documents") as advance:
     ...     advance(100)
@@ -62,19 +64,28 @@ def _plain_lines(description: str, *, total: float, unit: str, done: float) -> I
             last = now
             left = (total - done - made) * (now - started) / made
             print(
-                f"{description}: {units.count(done + made)}/{units.count(total)} {unit}, "
-                f"{_rate(made, started, unit, note)}, {units.duration(max(0.0, left))} left",
+                f"{description}: {_share(done + made, total, unit)}, {_rate(made, started, unit, note)}, "
+                f"{units.duration(max(0.0, left))} left",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
 
     yield advance
     print(
-        f"{description}: {units.count(done + made)} {unit} in {units.duration(time.monotonic() - started)}",
+        f"{description}: {_amount(done + made, unit)} in {units.duration(time.monotonic() - started)}",
         file=sys.stderr,
         flush=True,
     )
 
 
 def _rate(made: float, started: float, unit: str, note: str) -> str:
-    rate = f"{units.count(made / max(time.monotonic() - started, 1e-9))} {unit}/s"
+    rate = f"{_amount(made / max(time.monotonic() - started, 1e-9), unit)}/s"
     return f"{rate}, {note}" if note else rate
+
+
+def _share(made: float, total: float, unit: str) -> str:
+    """`1.2 GB/5 GB`, `40/100 tokens`."""
+    return f"{units.bytes_(made) if unit == BYTES else units.count(made)}/{_amount(total, unit)}"
+
+
+def _amount(value: float, unit: str) -> str:
+    return units.bytes_(value) if unit == BYTES else f"{units.count(value)} {unit}"

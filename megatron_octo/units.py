@@ -14,7 +14,10 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
-_BYTES = {"": 1, "b": 1, "kb": K, "mb": M, "gb": B, "tb": T, "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1 << 40}
+_BYTES = {
+    "": 1, "b": 1, "k": K, "kb": K, "m": M, "mb": M, "g": B, "gb": B, "t": T, "tb": T,
+    "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1 << 40,
+}  # fmt: skip
 _SIZE = re.compile(rf"(?P<number>\d+(\.\d+)?)\s*(?P<unit>{'|'.join(_BYTES)})")
 
 
@@ -36,7 +39,10 @@ def bytes_(value: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """A size as people write it: `5GB`, `1.5 gb`, `500MB`, `2GiB`, `1000000`. Raises `ConfigError`."""
+    """A size as people write it: `5GB`, `1.5 gb`, `500MB`, `2GiB`, `1000000`. Raises `ConfigError`.
+
+    `5G` is `5GB`, decimal as everything here; what Slurm and du call G is `GiB`.
+    """
     found = _SIZE.fullmatch(text.strip().lower())
     if found is None or not (size := int(float(found["number"]) * _BYTES[found["unit"]])):
         raise ConfigError(f"'{text}' is no size; write one such as 5GB, 500MB or 2GiB")

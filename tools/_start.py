@@ -6,10 +6,10 @@ import sys
 EXIT_USER_ERROR = 2
 
 
-def start(module: str) -> int:
-    """The exit code of a module's `main`."""
+def start(module: str, entry: str = "main") -> int:
+    """The exit code of a module's entry."""
     try:
-        code: int = importlib.import_module(module).main()
+        code: int = getattr(importlib.import_module(module), entry)()
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed: pip install megatron-octo[data]", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -1,9 +1,6 @@
 """Megatron checkpoints to Hugging Face and back: `convert_checkpoint.py to-hf|from-hf SRC DST`, options as of `megatron-octo convert`."""
 
-import sys
-
 from _start import start
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "convert")
-    raise SystemExit(start("megatron_octo.cli"))
+    raise SystemExit(start("megatron_octo.cli", "convert_checkpoint"))

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from megatron_octo import progress
-from megatron_octo.conversion.copying import Sources, blocks
 from megatron_octo.conversion.plan import Wanted
+from megatron_octo.conversion.sources import Sources, blocks
 
 
 def differing(one: Sequence[Wanted], other: Sequence[Wanted], *, workers: int, advance: progress.Advance) -> list[str]:

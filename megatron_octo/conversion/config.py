@@ -25,24 +25,27 @@ class ExportDtype(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A Megatron `torch_dist` checkpoint to a Hugging Face directory, or back."""
+    """A Megatron `torch_dist` checkpoint to a Hugging Face directory, or back.
+
+    Where the source lies is no part of what is made, since its content is known by hashes; and proof can be asked for later.
+    """
 
     direction: Direction
     #: to-hf: a training or import stage, one of its checkpoints, or a Megatron-LM checkpoint directory.
     #: from-hf: a directory with config.json and safetensors or pytorch_model*.bin files.
-    source: Path
+    source: Path = field(metadata=AT_RUN_TIME)
     #: to-hf: Hugging Face directory whose config.json, generation_config.json and tokenizer files to carry over; default: that
     #: of the imported model the run started from.
-    reference: Path | None = None
+    reference: Path | None = field(default=None, metadata=AT_RUN_TIME)
     #: to-hf: directory of the tokenizer files to carry over, before those of the reference.
-    tokenizer: Path | None = None
+    tokenizer: Path | None = field(default=None, metadata=AT_RUN_TIME)
     dtype: ExportDtype = ExportDtype.AUTO
     #: Read both checkpoints again and compare every tensor through the inverse plan.
-    check: bool = False
+    check: bool = field(default=False, metadata=AT_RUN_TIME)
     #: Run both models on fixed token ids (CPU, fp32) and fail when their logits differ by more than `logit_tolerance`.
-    check_logits: bool = False
+    check_logits: bool = field(default=False, metadata=AT_RUN_TIME)
     #: fp32 sums in another order; guess, the tiny models of all families differ by 0.0 (docs/measurements.md).
-    logit_tolerance: float = 1e-5
+    logit_tolerance: float = field(default=1e-5, metadata=AT_RUN_TIME)
     #: Largest file, bytes; a tensor is never cut. Files are what tasks share and what a resumed conversion keeps.
     max_shard_bytes: int = 5_000_000_000
     #: Threads that copy.

@@ -78,16 +78,19 @@ class Export:
             (partial / name).write_bytes(content)
         return [*self._around.copies, *written]
 
-    def pairs(self, partial: Path) -> tuple[list[Wanted], list[Wanted]]:
+    @property
+    def is_rounded(self) -> bool:
+        return any(wanted.rounds for wanted in self._wanted)
+
+    def pairs(self, written: Path) -> tuple[list[Wanted], list[Wanted]]:
         """Megatron's tensors: straight from the source, and from what was written."""
-        written = hf_weights.HfWeights(partial)
-        back = layout.to_megatron(self.model, written.stored, None)
+        back = layout.to_megatron(self.model, hf_weights.HfWeights(written).stored, None)
         source = [whole(self._checkpoint.stored(weight.key, weight.layer), like=wanted) for weight, wanted in back]
         return source, [wanted for _, wanted in back]
 
-    def sides(self, partial: Path) -> tuple[Path, Path]:
+    def sides(self, written: Path) -> tuple[Path, Path]:
         """The Megatron checkpoint and the Hugging Face directory, for their logits."""
-        return self.origin.checkpoint, partial
+        return self.origin.checkpoint, written
 
     def seal(self, partial: Path, known: Mapping[str, Checksum], proof: Mapping[str, Any]) -> list[str]:
         """The model card, which also says what was proved."""

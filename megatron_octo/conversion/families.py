@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_octo.conversion import hf_files
 from megatron_octo.errors import ArtifactError, ConfigError
 from megatron_octo.training.config import ModelConfig
 
@@ -98,19 +99,24 @@ def load(directory: Path) -> tuple[Family, dict[str, Any]]:
     """The family of a Hugging Face directory and its config, defaults filled in.
 
     Raises:
-        ArtifactError: there is no readable config.json.
+        ArtifactError: there is no readable config.json, such as where another tool's files lie instead.
         ConfigError: it describes what Megatron cannot train as it stands; names the field, its value and the allowed one.
     """
     file = directory / CONFIG_FILE
+    if not file.exists():
+        hf_files.refuse_other_formats(directory)
     return complete(read_json(file), file)
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object. Raises `ArtifactError` for a file that is not there or is none."""
+    """A JSON object. Raises `ArtifactError` for a file that is not there, not fetched or none."""
+    if file.is_file():
+        hf_files.refuse_pointer(file)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read {file}: {error}; name a Hugging Face model directory") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ArtifactError(f"cannot read {file}: {reason}; name a Hugging Face model directory") from error
     if not isinstance(found, dict):
         raise ArtifactError(f"{file} holds no JSON object; name a Hugging Face model directory")
     return found

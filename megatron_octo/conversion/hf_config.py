@@ -45,10 +45,15 @@ def read_config(directory: Path) -> ModelConfig:
 
 
 def keep(source: Path) -> dict[str, Path]:
-    """Files of a Hugging Face directory, by name, that an import keeps so that an export is complete without it."""
+    """Files of a Hugging Face directory, by name, that an import keeps so that an export is complete without it.
+
+    Raises `ArtifactError` for one that cannot be read.
+    """
     names = (CONFIG_FILE, GENERATION_FILE, CARD_FILE)
     there = {name: source / name for name in names if (source / name).is_file()}
-    return there | special_tokens.files(source) | _licences(source)
+    found = there | special_tokens.files(source) | _licences(source)
+    special_tokens.require_readable(found)
+    return found
 
 
 def surroundings(model: ModelConfig, *, dtype: Dtype, reference: Path | None, tokenizer: Path | None) -> Surroundings:
@@ -60,23 +65,32 @@ def surroundings(model: ModelConfig, *, dtype: Dtype, reference: Path | None, to
         tokenizer: directory of the tokenizer files, before those of the reference.
     Raises:
         ConfigError: the reference is another model, or the tokenizer is none or has more tokens than the model.
+        ArtifactError: a file that would be carried over cannot be read.
     """
     place = _tokenizer_place(reference, tokenizer)
+    copies = _copies(reference, place)
     tokens = _tokens(place, model) if place is not None else NO_TOKENS
-    copies = special_tokens.files(place) if place is not None else {}
     notes: list[str] = []
     if reference is None:
         family, config = families.of_model(model), _made(model, dtype, tokens)
     else:
         family, config, notes = _carried(model, dtype, reference)
-        copies |= _licences(reference)
     notes += _notes_on_tokens(place, tokens, config)
     files = {CONFIG_FILE: _json(config)}
-    if reference is not None and (reference / GENERATION_FILE).is_file():
-        copies[GENERATION_FILE] = reference / GENERATION_FILE
-    else:
+    if GENERATION_FILE not in copies:
         files[GENERATION_FILE] = _json({name: config.get(name) for name in tokens.fields})
     return Surroundings(family=family, files=files, copies=copies, notes=tuple(notes))
+
+
+def _copies(reference: Path | None, place: Path | None) -> dict[str, Path]:
+    """What is carried over as it is: the tokenizer, and the licence and generation settings of the reference."""
+    found = special_tokens.files(place) if place is not None else {}
+    if reference is not None:
+        found |= _licences(reference)
+        generation = reference / GENERATION_FILE
+        found |= {GENERATION_FILE: generation} if generation.is_file() else {}
+    special_tokens.require_readable(found)
+    return found
 
 
 def _model(family: Family, config: Mapping[str, Any], file: Path) -> ModelConfig:
@@ -139,13 +153,18 @@ def _carried(model: ModelConfig, dtype: Dtype, reference: Path) -> tuple[Family,
         config |= rope.spell(model) | {"max_position_embeddings": model.max_position_embeddings}
     if others := [line for name, line in before.items() if name not in _TRAINABLE]:
         raise ConfigError(
-            f"{file} is not of the model that is converted: {'; '.join(others)}; name its own as reference"
+            f"{file} is not of the model that is converted: {'; '.join(others)}; name its own with --reference"
         )
     # a window that was as long as the context may not be any more
     families.complete(config, file)
     spelled = [name for name in ("dtype", "torch_dtype") if name in config] or ["torch_dtype"]
-    changes = [f"config.json is that of {reference}, except: {line}" for line in before.values()]
-    return family, config | dict.fromkeys(spelled, dtype.name), changes
+    notes = [f"config.json is that of {reference}, except: {line}" for line in before.values()]
+    if rope.is_lost_on_transformers_4(config, file):
+        notes.append(
+            "config.json has its RoPE as rope_parameters, as the reference's has: transformers 4 reads a rope_theta of "
+            f"{rope.DEFAULT_THETA:g} from it, without an error; load it with transformers 5, or add rope_theta and rope_scaling"
+        )
+    return family, config | dict.fromkeys(spelled, dtype.name), notes
 
 
 def _differences(model: ModelConfig, reference: ModelConfig) -> dict[str, str]:
@@ -161,7 +180,7 @@ def _differences(model: ModelConfig, reference: ModelConfig) -> dict[str, str]:
 def _tokenizer_place(reference: Path | None, tokenizer: Path | None) -> Path | None:
     if tokenizer is not None and not special_tokens.files(tokenizer):
         raise ConfigError(
-            f"{tokenizer} holds no tokenizer ({', '.join(special_tokens.VOCABULARIES)}); set tokenizer to a directory that does"
+            f"{tokenizer} holds no tokenizer ({', '.join(special_tokens.VOCABULARIES)}); name a directory that does: --tokenizer DIR"
         )
     if tokenizer is None and reference is not None and special_tokens.files(reference):
         return reference

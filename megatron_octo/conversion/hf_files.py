@@ -19,6 +19,24 @@ TORCH_SINGLE = "pytorch_model.bin"
 INDEX = ".index.json"
 ZIP_MAGIC = b"PK\x03\x04"
 LFS_MAGIC = b"version https://git-lfs"
+#: Patterns of names, what such a directory holds, and what to do.
+_OTHER_FORMATS = (
+    (
+        ("adapter_config.json", "adapter_model.*"),
+        "an adapter, not a model",
+        "merge it into its base model (PeftModel.merge_and_unload), save that and convert it",
+    ),
+    (
+        ("consolidated.*.pth", "params.json"),
+        "Meta's original files",
+        "name the same model in Hugging Face's format; on the Hub it lies one directory above these",
+    ),
+    (
+        ("*.gguf",),
+        "a model for llama.cpp",
+        "its numbers may be rounded: name the Hugging Face directory it was made from",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +64,24 @@ def tensors(directory: Path) -> dict[str, FileTensor]:
             return read(directory / single)
         if (directory / f"{single}{INDEX}").exists():
             return _indexed(directory / f"{single}{INDEX}", read)
-    if any(directory.glob("adapter_model.*")):
-        raise ArtifactError(
-            f"{directory} holds an adapter, not a model; merge it into the model it was trained on first"
-        )
+    refuse_other_formats(directory)
     raise ArtifactError(
         f"{directory} has no weights: neither {SINGLE} nor {TORCH_SINGLE}, nor an index of several; name a model directory"
     )
+
+
+def refuse_other_formats(directory: Path) -> None:
+    """Raises `ArtifactError` for a directory that holds a model as other tools have it, and says how to go on from there."""
+    for patterns, what, then in _OTHER_FORMATS:
+        if found := sorted(path.name for pattern in patterns for path in directory.glob(pattern)):
+            raise ArtifactError(f"{directory} holds {what} ({listed(found)}); {then}")
+
+
+def refuse_pointer(file: Path) -> None:
+    """Raises `ArtifactError` for a file whose content Git LFS has not fetched."""
+    with file.open("rb") as stream:
+        if stream.read(len(LFS_MAGIC)) == LFS_MAGIC:
+            raise ArtifactError(f"{file} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
 
 
 def _indexed(index: Path, read: Callable[[Path], dict[str, FileTensor]]) -> dict[str, FileTensor]:
@@ -82,7 +111,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _read_safetensors(file: Path) -> dict[str, FileTensor]:
-    _first_bytes(file)
+    refuse_pointer(file)
     return {
         name: FileTensor(file, entry.dtype, entry.shape, entry.first, math.prod(entry.shape[1:]))
         for name, entry in safetensors_header.read(file).items()
@@ -90,7 +119,8 @@ def _read_safetensors(file: Path) -> dict[str, FileTensor]:
 
 
 def _read_torch(file: Path) -> dict[str, FileTensor]:
-    if _first_bytes(file)[: len(ZIP_MAGIC)] != ZIP_MAGIC:
+    refuse_pointer(file)
+    if not _is_zip(file):
         raise ArtifactError(
             f"{file} is not in the format that torch writes since 1.6; write it again: "
             f"torch.save(torch.load('{file.name}', weights_only=True), '{file.name}')"
@@ -104,12 +134,9 @@ def _read_torch(file: Path) -> dict[str, FileTensor]:
     }
 
 
-def _first_bytes(file: Path) -> bytes:
+def _is_zip(file: Path) -> bool:
     with file.open("rb") as stream:
-        first = stream.read(len(LFS_MAGIC))
-    if first == LFS_MAGIC:
-        raise ArtifactError(f"{file} is a pointer of Git LFS, not the weights; fetch them with `git lfs pull`")
-    return first
+        return stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
 
 
 def _stride(ref: TensorRef) -> int | None:

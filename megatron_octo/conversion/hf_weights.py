@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from megatron_octo.conversion import hf_files, layout, plan, safetensors_header
-from megatron_octo.conversion.copying import Sources, blocks
 from megatron_octo.conversion.dtypes import FP32
 from megatron_octo.conversion.hf_files import INDEX, SINGLE
 from megatron_octo.conversion.plan import Box, OutputFile, Run, Stored, Wanted
 from megatron_octo.conversion.safetensors_header import FORMATS
+from megatron_octo.conversion.sources import Sources, blocks
 from megatron_octo.errors import ArtifactError, listed
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -42,6 +42,8 @@ class Import:
         self._source = HfWeights(config.source)
         self._source.require(layout.hf_shapes(self.model), copies=layout.copies(self.model))
         self._kept = hf_config.keep(config.source)
+        #: So that training refuses corpora of another tokenizer.
+        self._tokenizer = _tokenizer(config.source)
         self._wanted = layout.to_megatron(self.model, self._source.stored, dtypes.EXPORT[config.dtype])
         self.files, self._small = torch_dist.files(
             self._wanted, num_layers=self.model.num_layers, max_file_bytes=config.max_shard_bytes
@@ -71,13 +73,7 @@ class Import:
 
     @property
     def counts(self) -> dict[str, Any]:
-        tokenizer = self.config.source / TOKENIZER_FILE
-        return {
-            "tensors": len(self._keys),
-            "bytes": self._bytes,
-            # so that training refuses corpora of another tokenizer
-            **({TOKENIZER_SHA256: tokenizer_sha256(self.config.source)} if tokenizer.exists() else {}),
-        }
+        return {"tensors": len(self._keys), "bytes": self._bytes, **self._tokenizer}
 
     def surround(self, partial: Path) -> list[str]:
         """Write what makes a checkpoint of the weights. Returns the names."""
@@ -85,20 +81,23 @@ class Import:
             (partial / name).write_bytes(content)
         return list(self._small)
 
-    def pairs(self, partial: Path) -> tuple[list[Wanted], list[Wanted]]:
+    @property
+    def is_rounded(self) -> bool:
+        return any(wanted.rounds for _, wanted in self._wanted)
+
+    def pairs(self, written: Path) -> tuple[list[Wanted], list[Wanted]]:
         """Hugging Face's tensors: straight from the source, and from what was written."""
-        written = torch_dist.Checkpoint(partial)
-        back = layout.to_hf(self.model, written.stored, None)
+        back = layout.to_hf(self.model, torch_dist.Checkpoint(written).stored, None)
         return [whole(self._source.stored(wanted.name), like=wanted) for wanted in back], back
 
-    def sides(self, partial: Path) -> tuple[Path, Path]:
+    def sides(self, written: Path) -> tuple[Path, Path]:
         """The Megatron checkpoint and the Hugging Face directory, for their logits."""
-        return partial, self.config.source
+        return written, self.config.source
 
     def seal(self, partial: Path, known: Mapping[str, Checksum], proof: Mapping[str, Any]) -> list[str]:
         """Checksums, which training compares before it starts."""
         del proof
-        checksums.write(partial, known)
+        checksums.save(partial, {**known, **{name: checksums.of_file(partial / name) for name in self._small}})
         return [checksums.FILE]
 
     def announce(self, out: Path) -> None:
@@ -107,8 +106,11 @@ class Import:
         kept.mkdir(exist_ok=True)
         for name, file in self._kept.items():
             shutil.copyfile(file, kept / name)
+            artifacts.sync_file(kept / name)
         artifacts.write_json(out / origin.MODEL_FILE, to_dict(self.model))
-        (out / "checkpoints" / "latest").write_text(self.place.name + "\n")
+        latest = out / self.place.parent / "latest"
+        latest.write_text(self.place.name + "\n")
+        artifacts.sync_file(latest)
 
     @property
     def _bytes(self) -> int:
@@ -117,3 +119,8 @@ class Import:
     @property
     def _keys(self) -> set[str]:
         return {weight.key for weight, _ in self._wanted}
+
+
+def _tokenizer(source: Path) -> dict[str, str]:
+    """Its identity; nothing for a directory without one."""
+    return {TOKENIZER_SHA256: tokenizer_sha256(source)} if (source / TOKENIZER_FILE).exists() else {}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from megatron_octo.conversion.dtypes import Dtype
+from megatron_octo.conversion.dtypes import FP32, Dtype
 from megatron_octo.conversion.plan import Run, Stored, Wanted
 from megatron_octo.training.config import ModelConfig
 
@@ -106,12 +106,13 @@ def _from_hf(weight: Weight, hf: Callable[[str], Stored]) -> list[Run]:
 
 
 def _wanted(name: str, shape: tuple[int, ...], runs: Sequence[Run], dtype: Dtype | None) -> Wanted:
-    return Wanted(name, shape, dtype or _widest(runs), tuple(runs))
+    return Wanted(name, shape, dtype or _holding_all(runs), tuple(runs))
 
 
-def _widest(runs: Sequence[Run]) -> Dtype:
-    """Query, key and value may be stored differently; none of them is rounded."""
-    return max((run.source.natural_dtype for run in runs), key=lambda dtype: dtype.itemsize)
+def _holding_all(runs: Sequence[Run]) -> Dtype:
+    """Query, key and value may be stored differently; none of them is rounded: fp32 holds what bf16 and fp16 do, neither the other's."""
+    found = {run.source.natural_dtype for run in runs}
+    return found.pop() if len(found) == 1 else FP32
 
 
 def _layer_weights(model: ModelConfig, layer: int) -> list[Weight]:

@@ -3,6 +3,7 @@
 Names and meanings are those of megatron/training/arguments.py; older versions lack some, which then have their only value.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,16 +42,19 @@ REQUIRED: Mapping[str, tuple[Any, ...]] = {
     "heterogeneous_layers_config_path": (None,),
     "heterogeneous_layers_config_encoded_json": (None,),
 }
+#: After what differs.
+_NAME_ANOTHER = "name the Hugging Face directory of this very model with --reference"
 
 
 def model(args: Mapping[str, Any], *, vocab_size: int | None, where: str) -> ModelConfig:
     """The architecture that Megatron-LM's arguments describe.
 
     Args:
-        vocab_size: of the Hugging Face model. The arguments often know the padded one only.
+        vocab_size: of the reference, where there is one. The arguments often know the padded one only.
         where: the checkpoint, as errors name it.
     Raises:
-        ConfigError: they describe something else than a dense Llama, Qwen or Mistral, or do not tell the vocabulary.
+        ConfigError: they describe something else than a dense Llama, Qwen or Mistral, or do not tell the vocabulary, or
+            another one than the reference's: rows of tokens would be cut off, or padding exported as tokens.
     """
     _require_family(args, where)
     scaled = args.get("use_rope_scaling", False)
@@ -63,7 +67,7 @@ def model(args: Mapping[str, Any], *, vocab_size: int | None, where: str) -> Mod
             "num_query_groups" if args.get("group_query_attention") else "num_attention_heads"
         ),
         "kv_channels": args.get("kv_channels"),
-        "vocab_size": vocab_size or _vocab_size(args, where),
+        "vocab_size": _vocab_size(args, vocab_size, where),
         "max_position_embeddings": args.get("max_position_embeddings"),
         "rotary_base": float(args.get("rotary_base", 10_000)),
         "rope_scaling_factor": float(args.get("rope_scaling_factor", 8.0)) if scaled else None,
@@ -91,10 +95,23 @@ def _require_family(args: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _vocab_size(args: Mapping[str, Any], where: str) -> int:
-    if args.get("vocab_size"):
-        return int(args["vocab_size"])
-    raise ConfigError(
-        f"{where} knows its padded vocabulary only ({args.get('padded_vocab_size')} rows, some of them no tokens); "
-        "name the Hugging Face directory of its model as reference"
-    )
+def _vocab_size(args: Mapping[str, Any], of_reference: int | None, where: str) -> int:
+    own, padded = args.get("vocab_size"), args.get("padded_vocab_size")
+    if of_reference is None:
+        if own:
+            return int(own)
+        raise ConfigError(
+            f"{where} knows its padded vocabulary only ({padded} rows, some of them no tokens); name the Hugging Face directory of "
+            "its model with --reference"
+        )
+    if own and own != of_reference:
+        raise ConfigError(
+            f"{where} has a vocabulary of {own:,} and the reference one of {of_reference:,}; {_NAME_ANOTHER}"
+        )
+    multiple = (args.get("make_vocab_size_divisible_by") or 0) * (args.get("tensor_model_parallel_size") or 0)
+    if not own and padded and multiple and padded != math.ceil(of_reference / multiple) * multiple:
+        raise ConfigError(
+            f"{where} has a vocabulary of {padded:,} rows, which is not what the reference's {of_reference:,} come to when they "
+            f"are padded to a multiple of {multiple:,}; {_NAME_ANOTHER}"
+        )
+    return of_reference

@@ -139,6 +139,6 @@ def _model_of_others(checkpoint: Path, reference: Path | None) -> ModelConfig:
     if described is None:
         raise ConfigError(
             f"{checkpoint} does not say of which model it is: neither {MODEL_FILE} beside its checkpoints/ nor args in its "
-            "common.pt; name the Hugging Face directory of its model as reference"
+            "common.pt; name the Hugging Face directory of its model with --reference"
         )
     return described

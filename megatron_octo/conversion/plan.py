@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megatron_octo.conversion.dtypes import BF16, Dtype
+from megatron_octo.conversion.dtypes import BF16, FP32, Dtype
 from megatron_octo.errors import ArtifactError
 
 
@@ -116,6 +116,12 @@ class Wanted:
     def num_bytes(self) -> int:
         return self.rows * self.row_bytes
 
+    @property
+    def rounds(self) -> bool:
+        """Whether numbers of the source are not held by the format they are written in."""
+        sources = {run.source.natural_dtype for run in self.runs}
+        return not all(self.dtype in (source, FP32) for source in sources)
+
     def copies(self, first: int, end: int) -> list[Copy]:
         """What fills rows [first, end)."""
         return [copy for run in self.runs for copy in _copies(run, first, end)]
@@ -163,22 +169,35 @@ class OutputFile:
     literals: Mapping[int, bytes]
     #: Offset of each tensor's first byte.
     tensors: tuple[tuple[int, Wanted], ...]
-    #: Recomputed with every plan; what a finished file must have been made by to count.
+    #: The source files as they were when the plan was made.
+    sources: Mapping[Path, "Version"] = field(init=False)
+    #: Of all that decides the bytes: what a finished file must have been made by to count.
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
+        found = {box.file for _, wanted in self.tensors for run in wanted.runs for box in run.source.boxes}
+        object.__setattr__(self, "sources", {path: _version(path) for path in sorted(found)})
         object.__setattr__(self, "digest", _digest(self))
 
-    @property
-    def tensor_bytes(self) -> int:
-        return sum(wanted.num_bytes for _, wanted in self.tensors)
+    def changed_sources(self) -> list[str]:
+        return [str(path) for path, version in self.sources.items() if _version(path) != version]
 
 
 def _digest(file: OutputFile) -> str:
-    """sha256 of all that decides the file's bytes, short of the source's own; its files are known by size and time of change."""
-    sources = {box.file for _, wanted in file.tensors for run in wanted.runs for box in run.source.boxes}
-    versions = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(sources)]
-    return hashlib.sha256(repr((file.size, sorted(file.literals.items()), versions, file.tensors)).encode()).hexdigest()
+    decisive = (file.size, sorted(file.literals.items()), list(file.sources.items()), file.tensors)
+    return hashlib.sha256(repr(decisive).encode()).hexdigest()
+
+
+#: Bytes, nanoseconds of the last change, inode; none of a file that is gone.
+Version = tuple[int, ...]
+
+
+def _version(file: Path) -> Version:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def stored(name: str, shape: tuple[int, ...], dtype: Dtype, boxes: tuple[Box, ...]) -> Stored:

@@ -12,16 +12,15 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from megatron_octo import artifacts, process, progress, units
 from megatron_octo.checksums import Checksum
-from megatron_octo.conversion import check, copying, parity
+from megatron_octo.conversion import copying, proofs
 from megatron_octo.conversion.config import Conversion, Direction
 from megatron_octo.conversion.exporting import Export
 from megatron_octo.conversion.importing import Import
 from megatron_octo.conversion.plan import OutputFile
-from megatron_octo.errors import ArtifactError, listed
+from megatron_octo.errors import ArtifactError
 
 PARTIAL = ".partial"
 Work = Export | Import
@@ -30,18 +29,23 @@ Work = Export | Import
 def run(config: Conversion, out: Path, force: bool) -> None:
     process.allow_open_files()
     work: Work = Export(config) if config.direction is Direction.TO_HF else Import(config)
-    if config.check_logits:
-        parity.require_memory(work.model)
+    proofs.require_possible(config, work)
     partial = out / PARTIAL
     with contextlib.ExitStack() as until_marked_done, artifacts.stage(
         out, kind="convert", config=config, inputs=work.inputs, raw_inputs=work.raw_inputs, resumable=True,
-        shared=config.tasks > 1, force=force, needs_bytes=sum(file.size for file in _missing(work.files, partial)),
+        shared=config.tasks > 1, force=force, needs_bytes=sum(copying.missing_bytes(file, partial) for file in work.files),
     ) as stage:  # fmt: skip
         if stage.done:
+            artifacts.add_counts(out, proofs.missing(config, work, out / work.place, stage.counts))
             return
         partial.mkdir(exist_ok=True)
+        until_marked_done.callback(_remove_when_done, out, partial)
+        until_marked_done.enter_context(artifacts.alone(partial, shared=config.tasks > 1))
         with _kept_if_worth_it(work, partial, stage):
-            _copy_missing(config, work, partial)
+            if not artifacts.is_done(out):
+                if config.tasks == 1:  # another task may be publishing just now
+                    _take_back(work, out)
+                _copy_missing(config, work, partial)
             until_marked_done.enter_context(artifacts.one_at_a_time(out))
             stage.complete = not artifacts.is_done(out) and _all_there(work, partial)
             if stage.complete:
@@ -59,15 +63,29 @@ def _kept_if_worth_it(work: Work, partial: Path, stage: artifacts.Stage) -> Iter
         raise
 
 
+def _remove_when_done(out: Path, partial: Path) -> None:
+    """Marks are needed until the stage's own mark says that it is done."""
+    if artifacts.is_done(out):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _missing(files: Sequence[OutputFile], partial: Path) -> list[OutputFile]:
     return [file for file in files if copying.finished(file, partial) is None]
+
+
+def _take_back(work: Work, out: Path) -> None:
+    """Files that a try which was killed while it published had moved already."""
+    for file in work.files:
+        moved = out / work.place / file.name
+        if moved.exists() and copying.mark(file, out / PARTIAL).exists():
+            os.replace(moved, out / PARTIAL / file.name)
 
 
 def _copy_missing(config: Conversion, work: Work, partial: Path) -> None:
     """This task's share of the files, without those that are finished."""
     mine = work.files[config.task :: config.tasks]
     missing = _missing(mine, partial)
-    total, left = (sum(file.tensor_bytes for file in files) for files in (mine, missing))
+    total, left = (sum(file.size for file in files) for files in (mine, missing))
     share = f", task {config.task} of {config.tasks}: {units.bytes_(total)}" if config.tasks > 1 else ""
     _say(f"{work.description}{share}")
     with progress.bar(f"convert {config.direction.value}", total=total, unit="B", done=total - left) as advance:
@@ -87,14 +105,28 @@ def _all_there(work: Work, partial: Path) -> bool:
 def _finish(config: Conversion, work: Work, out: Path, stage: artifacts.Stage) -> None:
     """Put together, check, publish."""
     partial = out / PARTIAL
-    names = [*(file.name for file in work.files), *work.surround(partial)]
-    stage.counts |= work.counts | _proof(config, work, partial)
+    _remove_others(work, partial)
     known = _checksums(work, partial)
-    copying.remove_marks(work.files, partial)
-    names += work.seal(partial, known, stage.counts)
+    surroundings = work.surround(partial)
+    try:
+        stage.counts |= work.counts | proofs.missing(config, work, partial, {})
+    except ArtifactError:
+        copying.remove_marks(work.files, partial)  # the next try writes all of them again
+        raise
+    surroundings += work.seal(partial, known, stage.counts)
     stage.known_sha256 |= {str(work.place / name): checksum.sha256 for name, checksum in known.items()}
-    _publish(partial, out / work.place, names, last=work.last)
+    copying.require_same_sources(work.files)
+    _clear_leftovers(out)
+    _publish(partial, out / work.place, [*known, *surroundings], last=work.last)
     work.announce(out)
+
+
+def _remove_others(work: Work, partial: Path) -> None:
+    """Leave the finished files and their marks: others are of an earlier try, perhaps with another plan."""
+    ours = {path.name for file in work.files for path in (partial / file.name, copying.mark(file, partial))}
+    for path in partial.iterdir():
+        if path.name not in ours:
+            path.unlink()
 
 
 def _checksums(work: Work, partial: Path) -> dict[str, Checksum]:
@@ -102,45 +134,20 @@ def _checksums(work: Work, partial: Path) -> dict[str, Checksum]:
     return {name: Checksum(bytes=mark.bytes, sha256=mark.sha256) for name, mark in marks.items() if mark is not None}
 
 
+def _clear_leftovers(out: Path) -> None:
+    """What a try that was killed while it published had moved already, perhaps with another plan."""
+    for path in out.iterdir():
+        if path.name not in (artifacts.MARK, artifacts.UNHASHED, PARTIAL):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _publish(partial: Path, destination: Path, names: Sequence[str], *, last: str) -> None:
     """Move what was made to where it is looked for; without its last file nothing loads it."""
     destination.mkdir(parents=True, exist_ok=True)
     for name in sorted(names, key=lambda name: name == last):
+        artifacts.sync_file(partial / name)
         os.replace(partial / name, destination / name)
     artifacts.sync_directory(destination)
-    shutil.rmtree(partial)
-
-
-def _proof(config: Conversion, work: Work, partial: Path) -> dict[str, Any]:
-    return {
-        **({"checked_tensors": _checked(config, work, partial)} if config.check else {}),
-        **({"largest_logit_difference": _logit_difference(config, work, partial)} if config.check_logits else {}),
-    }
-
-
-def _checked(config: Conversion, work: Work, partial: Path) -> int:
-    """Every tensor of the source, read again, against the one that the inverse plan finds in what was written."""
-    source, written = work.pairs(partial)
-    total = sum(wanted.num_bytes for wanted in source)
-    with progress.bar("check", total=total, unit="B") as advance:
-        differing = check.differing(source, written, workers=config.workers, advance=advance)
-    if differing:
-        copying.remove_marks(work.files, partial)  # the next try writes all of them again
-        raise ArtifactError(
-            f"{len(differing):,} of {len(source):,} tensors were not written as they are in {config.source}: {listed(differing)}; "
-            "a disk or memory fails, or the source was changed meanwhile: run it again"
-        )
-    _say(f"check: {len(source):,} tensors read again, all equal")
-    return len(source)
-
-
-def _logit_difference(config: Conversion, work: Work, partial: Path) -> float:
-    checkpoint, hf_directory = work.sides(partial)
-    largest = parity.largest_difference(
-        work.model, checkpoint=checkpoint, hf_directory=hf_directory, tolerance=config.logit_tolerance
-    )
-    _say(f"check: logits differ by at most {largest:.3g} (allowed {config.logit_tolerance:g})")
-    return largest
 
 
 def _say(line: str) -> None:

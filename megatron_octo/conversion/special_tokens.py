@@ -1,20 +1,23 @@
 """What of a tokenizer a model's config has to know: its BOS and EOS ids, and that its tokens fit. JSON only; nothing is tokenised."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_octo.conversion.families import read_json
-from megatron_octo.errors import ConfigError
+from megatron_octo.conversion.hf_files import LFS_MAGIC
+from megatron_octo.errors import ArtifactError, ConfigError
 
 #: Carried over as they are.
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "tokenizer.model", "tokenizer.model.v3", "tekken.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+#: The one of these that is large; whoever reads its tokens, or hashes them, says what is wrong with it.
+_LARGE = "tokenizer.json"
 #: One of these makes a tokenizer.
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+VOCABULARIES = (_LARGE, "tokenizer.model", "vocab.json", "tekken.json")
 #: Where a model says which tokens begin and end a text; models that stop at several say so in the first.
 _ID_FILES = ("generation_config.json", "config.json")
 _NAME_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -44,6 +47,18 @@ def files(directory: Path) -> dict[str, Path]:
     return found if found.keys() & set(VOCABULARIES) else {}
 
 
+def require_readable(files: Mapping[str, Path]) -> None:
+    """Look into files before they are carried over.
+
+    Raises:
+        ArtifactError: names one that cannot be read, is a pointer of Git LFS, or a `.json` that holds no JSON object.
+    """
+    for file in files.values():
+        _require_fetched(file)
+        if file.suffix == ".json" and file.name != _LARGE:
+            _read(file)
+
+
 def find(directory: Path, vocabulary: Mapping[str, int]) -> SpecialTokens:
     """The BOS and EOS ids of a directory with a tokenizer."""
     said, names = _first_of(directory, _ID_FILES), _first_of(directory, _NAME_FILES)
@@ -55,7 +70,7 @@ def find(directory: Path, vocabulary: Mapping[str, int]) -> SpecialTokens:
 def read_vocabulary(directory: Path) -> dict[str, int]:
     """Ids by token, as far as JSON files tell: a tokenizer may be a SentencePiece model alone, then this is empty or short."""
     found: dict[str, int] = {}
-    if (whole := _json(directory / "tokenizer.json")) is not None:
+    if (whole := _json(directory / _LARGE)) is not None:
         vocab = whole.get("model", {}).get("vocab", {})
         # Unigram models list [token, score] instead.
         found |= vocab if isinstance(vocab, dict) else {token: at for at, (token, _) in enumerate(vocab)}
@@ -72,7 +87,7 @@ def require_fit(vocabulary: Mapping[str, int], *, vocab_size: int, directory: Pa
     if vocabulary and (largest := max(vocabulary.values())) >= vocab_size:
         raise ConfigError(
             f"the tokenizer in {directory} goes up to id {largest:,} and the model has {vocab_size:,} tokens; "
-            "name the tokenizer the model was trained with"
+            "name the tokenizer the model was trained with: --tokenizer DIR"
         )
 
 
@@ -91,4 +106,25 @@ def _first_of(directory: Path, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _json(file: Path) -> dict[str, Any] | None:
-    return read_json(file) if file.is_file() else None
+    return _read(file) if file.is_file() else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    _require_fetched(file)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {file}: {error}; fetch it again") from error
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{file} holds no JSON object; fetch it again")
+    return found
+
+
+def _require_fetched(file: Path) -> None:
+    try:
+        with file.open("rb") as stream:
+            is_pointer = stream.read(len(LFS_MAGIC)) == LFS_MAGIC
+    except OSError as error:
+        raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
+    if is_pointer:
+        raise ArtifactError(f"{file} is a pointer of Git LFS, not the file; fetch it with `git lfs pull`")

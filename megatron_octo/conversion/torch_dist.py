@@ -37,6 +37,8 @@ _MASTER = re.compile(r"(chained_\d+\.)?optimizer\.state\.(fp32_param|param)\.")
 _OPTIMIZER = re.compile(r"(chained_\d+\.)?optimizer\.")
 #: Their rows are padded to what divides by the ranks.
 _PADDED = (EMBEDDING, OUTPUT)
+#: Megatron-LM pads to a multiple of 128 rows per tensor-parallel rank; more than 64 of those is a guess at what nobody has.
+_MOST_PADDING = 128 * 64
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,11 @@ class Checkpoint:
         #: Of chunks that were looked into, by file and offset.
         self._refs: dict[tuple[str, int], TensorRef] = {}
 
-    def require(self, weights: Sequence[Weight]) -> None:
+    def require(self, weights: Sequence[Weight], *, padded: bool = True) -> None:
         """Compare with what should be there, reading nothing.
 
+        Args:
+            padded: the vocabulary may have more rows than tokens, as Megatron-LM writes it; our runs never pad.
         Raises:
             ArtifactError: lists missing and unexpected tensors, those of another shape, and files that are missing or cut off.
         """
@@ -89,7 +93,7 @@ class Checkpoint:
                 f"{self.directory} is not the model that is asked for; "
                 f"missing: {listed(missing)}; unexpected: {listed(unexpected)}"
             )
-        self._require_shapes(weights)
+        self._require_shapes(weights, most_padding=_MOST_PADDING if padded else 0)
         self._require_files(used)
         if any(_MASTER.match(name) for name in used):
             print(
@@ -147,14 +151,14 @@ class Checkpoint:
                         return [_Part(each, self._entries[each], index) for each in names]
         return []
 
-    def _require_shapes(self, weights: Sequence[Weight]) -> None:
+    def _require_shapes(self, weights: Sequence[Weight], *, most_padding: int) -> None:
         num_layers = len({weight.layer for weight in weights} - {None})
         wrong = {}
         for weight in weights:
             parts = self._find(weight.key, weight.layer)
             lengths = {len(part.shape) for part in parts}
             shape = (sum(part.shape[0] for part in parts if part.shape), *parts[0].shape[1:])
-            rows_fit = shape[0] == weight.shape[0] or (weight.key in _PADDED and shape[0] > weight.shape[0])
+            rows_fit = 0 <= shape[0] - weight.shape[0] <= (most_padding if weight.key in _PADDED else 0)
             stacks_fit = all(part.layer is None or part.entry.shape[0] == num_layers for part in parts)
             if lengths != {len(weight.shape)} or shape[1:] != weight.shape[1:] or not rows_fit or not stacks_fit:
                 stack = [] if parts[0].layer is None else [num_layers]

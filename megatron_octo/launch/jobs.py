@@ -29,8 +29,8 @@ class Job:
     logs: Path
     #: Processes; each describes itself in RANK and WORLD_SIZE.
     ranks: int = 1
-    #: Run again every time instead of compared with an earlier run: it is cheap, or compares itself.
-    redraw: bool = False
+    #: Its process is started even where the stage is done, and may end before it is: it knows itself what is left to do.
+    always_starts: bool = False
     #: Names of the jobs whose directories it reads.
     needs: tuple[str, ...] = ()
 

@@ -1,8 +1,8 @@
 """Jobs on this machine: ranks as plain processes, independent jobs side by side while cores last.
 
 Every job of several ranks gets a free port of its own. When one rank ends badly the others are stopped, and the message says
-which rank, how it ended and what it last said. Jobs that need all cores own the terminal and show progress bars; smaller ones
-run side by side and their lines carry their names.
+which rank, how it ended and what it last said. A job that nothing can run beside owns the terminal and shows progress bars: the
+only one, or one that needs all cores. Others run side by side and their lines carry their names.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from megatron_octo.launch import doctor
 from megatron_octo.launch.jobs import Job, StageFailedError, write_config
 from megatron_octo.process import EXIT_HUNG, EXIT_INTERRUPTED, EXIT_USER_ERROR, die_with_parent
 
+LOCK = ".lock"
 POLL_SECONDS = 0.1
 #: How long a process may take to leave after SIGTERM once its job has failed.
 GRACE_SECONDS = 10.0
@@ -41,6 +42,7 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
 
     Raises:
         StageFailedError: a job ended badly. What runs beside it is stopped, what finished stays.
+        SystemExit: the only job refused what the user gave, and said so itself.
         ArtifactError: a stage directory was made with another config or inputs and `force` is not set; with it, such stages
             are redone and the others kept.
     """
@@ -59,7 +61,8 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
                     _say(f"{job.name}: done before")
                 elif sum(other.job.ranks for other in running) + job.ranks <= max(cores, job.ranks):
                     waiting.remove(job)
-                    running.append(_Running(job, cores=cores, force=standings[job.name] is Standing.REDO))
+                    alone = len(jobs) == 1
+                    running.append(_Running(job, cores=cores, alone=alone, force=standings[job.name] is Standing.REDO))
             for one in [one for one in running if one.poll()]:
                 running.remove(one)
                 finished.add(one.job.name)
@@ -71,6 +74,16 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
     finally:
         for one in running:
             one.stop()
+            _forget_unless_begun(one.job)
+
+
+def _forget_unless_begun(job: Job) -> None:
+    """Remove what the launcher noted about a job that was refused before it made anything, unless a process left words there."""
+    noted = {job.config_file.name, LOCK}
+    if not (job.out / artifacts.MARK).exists() and {path.name for path in job.logs.iterdir()} <= noted:
+        job.config_file.unlink()
+        with contextlib.suppress(OSError):  # the lock is in there: `exclusive` removes both
+            job.logs.rmdir()
 
 
 def _let_leave(running: "Sequence[_Running]") -> None:
@@ -95,7 +108,7 @@ class Standing(enum.Enum):
 
 def _standing(job: Job, *, force: bool) -> Standing:
     """Raises `ArtifactError` where an earlier run contradicts this one and `force` is not set."""
-    if job.redraw:
+    if job.always_starts:
         return Standing.REDO if force else Standing.OPEN
     try:
         return Standing.DONE if artifacts.is_finished(job.out, config=job.config) else Standing.OPEN
@@ -110,10 +123,23 @@ def available_cores() -> int:
 
 
 @contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold a directory for this process and its children. Raises `ResourceError` when another run holds it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("a+") as lock:
+def exclusive(directory: Path, *, output: Path | None = None) -> Iterator[None]:
+    """Hold a directory for this process and its children. What was made for that and not used goes again.
+
+    Args:
+        output: what the user named, where that is not the directory itself.
+    Raises:
+        ResourceError: another run holds it, or it cannot be made.
+    """
+    made = [place for place in (directory, *directory.parents) if not place.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / LOCK).open("a+")
+    except OSError as error:
+        raise ResourceError(
+            f"{output or directory} cannot be made: {error.strerror}: {error.filename}; name an output elsewhere"
+        ) from error
+    with lock:
         os.set_inheritable(lock.fileno(), True)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,28 +151,40 @@ def exclusive(directory: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            _remove_unused(directory, made)
+
+
+def _remove_unused(directory: Path, made: Sequence[Path]) -> None:
+    """Remove a directory that holds nothing but its lock, and those that were made for it, from the inside out."""
+    if [path.name for path in directory.iterdir()] == [LOCK]:
+        (directory / LOCK).unlink()
+        with contextlib.suppress(OSError):  # one of them is used by now
+            for place in (directory, *made[1:]):
+                place.rmdir()
 
 
 class _Running:
     """The processes of one job."""
 
-    def __init__(self, job: Job, *, cores: int, force: bool) -> None:
+    def __init__(self, job: Job, *, cores: int, alone: bool, force: bool) -> None:
         doctor.require(job.module)
+        port = _port() if job.ranks > 1 else None
         write_config(job)
         self.job = job
         self.started = time.monotonic()
-        self.owns_terminal = job.ranks >= cores
-        port = _port() if job.ranks > 1 else None
-        self.processes = [self._start(rank, cores, port, force) for rank in range(job.ranks)]
+        self.alone = alone
+        self.owns_terminal = alone or job.ranks >= cores
+        self.processes = [self._start(rank, port, force) for rank in range(job.ranks)]
         self.readers = [threading.Thread(target=self._relay, daemon=True)] if not self.owns_terminal else []
         for reader in self.readers:
             reader.start()
 
-    def _start(self, rank: int, cores: int, port: int | None, force: bool) -> subprocess.Popen[str]:
+    def _start(self, rank: int, port: int | None, force: bool) -> subprocess.Popen[str]:
         job = self.job
-        threads = cores // job.ranks if self.owns_terminal else 1
-        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, threads)), "TOKENIZERS_PARALLELISM": "false"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         if port is not None:
             environment |= {
                 "RANK": str(rank),
@@ -196,13 +234,14 @@ class _Running:
             return False
         self._join()
         self._require_done()
-        _say(f"{self.job.name}: done in {units.duration(time.monotonic() - self.started)}")
+        what = "done" if artifacts.is_done(self.job.out) else "its share is done"
+        _say(f"{self.job.name}: {what} in {units.duration(time.monotonic() - self.started)}")
         return True
 
     def _require_done(self) -> None:
         """Raises `StageFailedError` where a stage that resumes left in good order before its end: a signal told it to."""
         mark = artifacts.read_mark(self.job.out)
-        if mark is not None and not mark["done"] and mark["resumable"] and not self.job.redraw:
+        if mark is not None and not mark["done"] and mark["resumable"] and not self.job.always_starts:
             raise StageFailedError(
                 f"stage {self.job.name} was told to stop, saved and left; run the same command again, it continues where it stopped"
             )
@@ -238,6 +277,8 @@ class _Running:
         if code == EXIT_INTERRUPTED:
             return KeyboardInterrupt()
         name = self.job.name
+        if code == EXIT_USER_ERROR and rank == 0 and self.alone:
+            return SystemExit(EXIT_USER_ERROR)
         if code == EXIT_USER_ERROR and rank == 0:
             return StageFailedError(
                 f"stage {name} stopped: see its message above; mend that and run the command again, finished stages stay"

@@ -184,7 +184,7 @@ def _report(study: Study, out: Path, before: Sequence[Job], command: str) -> Job
         config=config,
         out=out / "report",
         logs=_logs(out, "report"),
-        redraw=True,
+        always_starts=True,
         needs=tuple(job.name for job in before),
     )
 

@@ -3,18 +3,20 @@
 Everything that can be known to be wrong is refused here, before a process starts.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from megatron_octo import artifacts, config, recipes
 from megatron_octo.conversion.config import Conversion
 from megatron_octo.curation.config import TinyWorld
-from megatron_octo.errors import ConfigError, CorpusError, nearest
+from megatron_octo.errors import ArtifactError, ConfigError, CorpusError, nearest
 from megatron_octo.evaluation.config import Evaluation
+from megatron_octo.launch import conversion_source
 from megatron_octo.launch.jobs import Job
 from megatron_octo.plotting.config import Report
 from megatron_octo.recipes.study import Study, UserCorpus
@@ -102,7 +104,7 @@ def tokenize(settings: Tokenization, out: Path) -> Job:
         config=settings,
         out=out,
         logs=out.parent / place,
-        redraw=True,  # it compares itself with an earlier run: directories and globs may have got new files
+        always_starts=True,  # it compares itself with an earlier run: directories and globs may have got new files
     )
 
 
@@ -131,10 +133,9 @@ def train(
 
 
 def convert(settings: Conversion, out: Path) -> Job:
-    if not settings.source.is_dir():
-        raise ConfigError(
-            f"{settings.source} is no directory; name a training stage (to-hf) or a model directory (from-hf)"
-        )
+    sources, made_from = _sources(config.to_dict(settings)), _made_from(out)
+    if sources != made_from:  # else it is answered by what it made: its sources may be gone
+        conversion_source.require(settings)
     if out.resolve().is_relative_to(settings.source.resolve()):
         raise ConfigError(f"the output {out} lies in the source {settings.source}; name an output elsewhere")
     task = Path() if settings.tasks == 1 else Path(f"task{settings.task:05d}")
@@ -144,7 +145,22 @@ def convert(settings: Conversion, out: Path) -> Job:
         config=settings,
         out=out,
         logs=out.with_name(f"{out.name}.logs") / task,
+        # Other tasks make the rest; proof may be wanted of what is made; only the process can tell whether other directories
+        # hold the same.
+        always_starts=settings.tasks > 1 or settings.check or settings.check_logits or made_from not in (None, sources),
     )
+
+
+def _sources(conversion: Mapping[str, Any]) -> list[str | None]:
+    return [conversion.get(name) for name in ("source", "reference", "tokenizer")]
+
+
+def _made_from(out: Path) -> list[str | None] | None:
+    """The directories that a finished conversion was made from."""
+    with contextlib.suppress(ArtifactError):  # an unreadable mark: the launcher says so, or `--force` forgets it
+        mark = artifacts.read_mark(out)
+        return _sources(mark["config"]) if mark is not None and mark["done"] else None
+    return None
 
 
 def rl(spec: ReinforcementLearning, *, model: Path, prompts: Path, eval_sets: Sequence[str], out: Path) -> Job:

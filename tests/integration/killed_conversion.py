@@ -1,6 +1,6 @@
 """A conversion that gets SIGKILL: `killed_conversion.py CONFIG.json OUT MOMENT NUMBER`.
 
-MOMENT is an output file: between two of its tensors, once NUMBER other files are finished. Or it is `publish`: when NUMBER files
+MOMENT is an output file: between two of its blocks, once NUMBER other files are finished. Or it is `publish`: when NUMBER files
 have been moved to where they are looked for.
 """
 
@@ -14,23 +14,24 @@ from typing import Any
 from megatron_octo import process
 from megatron_octo.conversion import copying, run
 from megatron_octo.conversion.config import Conversion
+from megatron_octo.conversion.plan import OutputFile
 
 
 def kill_in_file(name: str, finished: int) -> None:
-    original = copying._copy_block
+    original = copying._Maker._copy_block
     seen: set[int] = set()
 
-    def copy_block(sources: Any, descriptor: int, offset: int, *what: Any) -> int:
-        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        if place.name == name:
-            seen.add(offset)
+    def copy_block(maker: Any, file: OutputFile, target: Any, buffer: Any, start: int, size: int) -> None:
+        if file.name == name:
+            seen.add(start)
         if len(seen) > 1:
-            while len(list(place.parent.glob("*.done"))) < finished:
+            while len(list(maker._directory.glob("*.done"))) < finished:
                 time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(sources, descriptor, offset, *what)
+        original(maker, file, target, buffer, start, size)
 
-    copying._copy_block = copy_block
+    copying.BLOCK_BYTES = 4096
+    copying._Maker._copy_block = copy_block
 
 
 def kill_while_publishing(moved: int) -> None:

@@ -77,7 +77,7 @@ def entries(directory: Path) -> set[str]:
 @pytest.mark.parametrize("direction", Direction)
 def test_a_killed_conversion_continues(models: Path, tmp_path: Path, direction: Direction) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
-    config = conversion(models, direction, workers=1)
+    config = conversion(models, direction, workers=3)
     said(start(config, whole))
     last = sorted(path.name for path in whole.rglob("*") if path.suffix in (".distcp", ".safetensors"))[-1]
     said(start(config, out, last, "2", program=KILLED), code=-9)
@@ -96,7 +96,7 @@ def test_a_killed_conversion_continues(models: Path, tmp_path: Path, direction: 
 def test_a_source_that_was_changed_meanwhile_is_copied_anew(models: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     shutil.copytree(models / "hf", source)
-    config = conversion(models, Direction.FROM_HF, source=source, workers=1)
+    config = conversion(models, Direction.FROM_HF, source=source, workers=3)
     (source / "stage.json").unlink()  # as if another program had made it
     said(start(config, out, "__5_0.distcp", "4", program=KILLED), code=-9)
     file = source / "model-00001-of-00007.safetensors"
@@ -377,3 +377,45 @@ def save_torch(state: dict[str, torch.Tensor], directory: Path, in_files: int) -
         torch.save({name: tensor for name, tensor in state.items() if weight_map[name] == file}, directory / file)
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
     (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+def test_a_second_process_is_kept_out(models: Path, tmp_path: Path) -> None:
+    """Neither may it clear what the first one makes, nor say that what the first one finished is not."""
+    config, out = conversion(models, Direction.TO_HF, workers=3), tmp_path / "out"
+    last = sorted(path.name for path in convert(config, tmp_path / "whole").rglob("*.safetensors"))[-1]
+    said(start(config, out, last, "2", program=KILLED), code=-9)
+    finished = entries(out / run.PARTIAL)
+    with artifacts.alone(out / run.PARTIAL, shared=False):
+        errors = said(start(config, out), code=2)
+    assert f"another process is making the stage in {out / run.PARTIAL}" in errors
+    assert entries(out / run.PARTIAL) == finished
+    said(start(config, out))
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_proof_can_be_asked_for_later(models: Path, tmp_path: Path) -> None:
+    out = convert(conversion(models, Direction.TO_HF), tmp_path / "out")
+    before = contents(out)
+    assert "checked_tensors" not in artifacts.finished(out)["counts"]
+    assert "all equal" in said(start(conversion(models, Direction.TO_HF, check=True), out))
+    assert artifacts.finished(out)["counts"]["checked_tensors"] > 10
+    assert contents(out) == before
+    # It is known by now.
+    assert "all equal" not in said(start(conversion(models, Direction.TO_HF, check=True), out))
+
+
+def test_a_late_proof_that_fails_says_so(models: Path, tmp_path: Path) -> None:
+    out = convert(conversion(models, Direction.TO_HF), tmp_path / "out")
+    file = next(iter(sorted(out.glob("*.safetensors"))))
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    errors = said(start(conversion(models, Direction.TO_HF, check=True), out), code=2)
+    assert "tensors were not written as they are in" in errors
+    assert "checked_tensors" not in artifacts.finished(out)["counts"]
+
+
+def test_logits_of_rounded_weights_are_refused_before_anything_is_copied(models: Path, tmp_path: Path) -> None:
+    config = conversion(models, Direction.TO_HF, dtype=ExportDtype.BF16, check_logits=True)
+    assert "--dtype bf16 rounds them" in said(start(config, tmp_path / "out"), code=2)
+    assert not (tmp_path / "out").exists()

@@ -1,7 +1,9 @@
 """A stage directory is finished or it is not, and says what made it."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -333,3 +335,64 @@ def test_raw_inputs_are_known_by_size_and_time(tmp_path: Path) -> None:
     source.write_text("three")
     with pytest.raises(ArtifactError, match=r"another input 'text' .*: 3 bytes of 20\d\d-.*Z -> 5 bytes of"):
         artifacts.is_finished(out, config={})
+
+
+def test_what_is_read_may_not_lie_in_what_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with artifacts.stage(out, kind="test", config={"size": 1}):
+        (out / "made").write_text("x")
+    for force in (True, False):
+        with (
+            pytest.raises(ArtifactError, match=r"the input .*made lies in the directory to make, .*out; name another"),
+            artifacts.stage(out, kind="test", config={"size": 1}, inputs={"made": out / "made"}, force=force),
+        ):
+            pass
+    assert (out / "made").read_text() == "x"
+
+
+def test_a_directory_that_cannot_be_renamed_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's volume is a mount point."""
+    rename = os.replace
+
+    def refuse(source: Path, destination: Path) -> None:
+        if source == tmp_path / "out":
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(ValueError, match="went wrong"):
+        fail_half_way(tmp_path / "out", ValueError("went wrong"), resumable=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_one_process_at_a_time_makes_a_stage(tmp_path: Path) -> None:
+    def enter(*, shared: bool) -> None:
+        with artifacts.alone(tmp_path, shared=shared):
+            pass
+
+    with artifacts.alone(tmp_path, shared=True):
+        enter(shared=True)
+        with pytest.raises(ArtifactError, match="another process is making the stage"):
+            enter(shared=False)
+    enter(shared=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_stage_stays_finished_whatever_another_process_ends_with(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def fail_while_another_finishes() -> None:
+        with artifacts.stage(out, kind="test", config={"size": 1}, resumable=True):
+            artifacts.write_json(out / artifacts.MARK, mark(out) | {"done": True})
+            raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        fail_while_another_finishes()
+    assert artifacts.is_done(out)
+
+
+def test_counts_can_be_added(tmp_path: Path) -> None:
+    with artifacts.stage(tmp_path / "out", kind="test", config={"size": 1}) as stage:
+        stage.counts["lines"] = 3
+    artifacts.add_counts(tmp_path / "out", {"checked": 2})
+    assert artifacts.finished(tmp_path / "out")["counts"] == {"lines": 3, "checked": 2}

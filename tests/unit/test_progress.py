@@ -31,6 +31,15 @@ def test_a_line_with_rate_note_and_time_left(
     assert capsys.readouterr().err == "stable: 40 tokens in 15s\n"
 
 
+def test_bytes_have_multiples_of_their_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 10.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.bar("copy", total=5e9, unit="B") as advance:
+        advance(2e9)
+        assert capsys.readouterr().err == "copy: 2 GB/5 GB, 200 MB/s, 15s left\n"
+    assert capsys.readouterr().err == "copy: 2 GB in 20s\n"
+
+
 def test_an_interrupted_bar_does_not_say_it_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), progress.bar("stable", total=100, unit="tokens"):
         raise KeyboardInterrupt
@@ -47,11 +56,13 @@ def test_a_bar_that_never_moved_says_nothing_odd(
     assert "stable" in capsys.readouterr().err
 
 
-def test_a_bar_on_a_terminal() -> None:
+@pytest.mark.parametrize(("unit", "rate"), [("documents", "K documents/s, loss 1.500"), ("B", "kB/s, loss 1.500")])
+def test_a_bar_on_a_terminal(unit: str, rate: str) -> None:
     ours, theirs = pty.openpty()
     code = (
-        "from megatron_octo import progress\n"
-        "with progress.bar('tokenize web', total=10, unit='documents') as advance: advance(10, 'loss 1.500')"
+        "import time\nfrom megatron_octo import progress\n"
+        f"with progress.bar('tokenize web', total=40_000, unit='{unit}') as advance:\n"
+        "    time.sleep(0.1)\n    advance(40_000, 'loss 1.500')"
     )
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
     subprocess.run([sys.executable, "-c", code], stderr=theirs, env=environment, check=True, timeout=30)
@@ -59,5 +70,5 @@ def test_a_bar_on_a_terminal() -> None:
     os.close(ours)
     os.close(theirs)
     assert "tokenize web" in shown
-    assert "documents/s, loss 1.500" in shown
+    assert rate in shown.replace(" kB", "kB")
     assert "━" in shown

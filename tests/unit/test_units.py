@@ -1,6 +1,7 @@
 import pytest
 
 from megatron_octo import units
+from megatron_octo.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,23 @@ def test_count(value: float, text: str) -> None:
 )
 def test_bytes(value: float, text: str) -> None:
     assert units.bytes_(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("5GB", 5_000_000_000), ("5G", 5_000_000_000), ("2 t", 2_000_000_000_000), ("1.5M", 1_500_000), ("3k", 3_000),
+        ("2GiB", 2_147_483_648), ("100 B", 100), ("7", 7),
+    ],
+)  # fmt: skip
+def test_a_size_as_people_write_it(text: str, size: int) -> None:
+    assert units.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "5 cows", "-1GB", "0", "0.1B"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no size; write one such as 5GB"):
+        units.parse_bytes(text)
 
 
 @pytest.mark.parametrize(

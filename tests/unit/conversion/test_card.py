@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from published_configs import MODELS
 
@@ -51,6 +52,18 @@ def text(source: Origin, **weights_sha256: str) -> str:
     return card.text(source, family=families.LLAMA, dtype=BF16, weights_sha256=weights_sha256)
 
 
+def imported(tmp_path: Path, reference: Path | None = None) -> Origin:
+    stage = tmp_path / "imported"
+    checkpoint = stage / "checkpoints" / "iter_0000000"
+    checkpoint.mkdir(parents=True)
+    (stage / "stage.json").write_text(json.dumps(MARK | {"kind": "convert", "config": {"source": "/home/me/x_1"}}))
+    return Origin(checkpoint, MODEL, stage, reference)
+
+
+def titles(written: str) -> list[str]:
+    return [line for line in written.splitlines() if line.startswith("#")]
+
+
 def head(written: str) -> Any:
     return yaml.safe_load(written.split("---\n")[1])
 
@@ -91,24 +104,65 @@ def test_a_finished_run_says_what_it_ran_on(tmp_path: Path) -> None:
     assert "| matplotlib | 3 |" not in lines
 
 
-def test_a_checkpoint_of_which_nothing_is_known(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "release"
-    checkpoint.mkdir()
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("release", "# my\\_run"), ("iter_0012000", "# my\\_run, iteration 12,000"), ("weights", "# weights")],
+)
+def test_a_checkpoint_of_which_nothing_is_known(tmp_path: Path, name: str, title: str) -> None:
+    checkpoint = tmp_path / "my_run" / name
+    checkpoint.mkdir(parents=True)
     written = text(Origin(checkpoint, MODEL, None, None))
     assert head(written) == {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    assert [line for line in written.splitlines() if line.startswith("#")] == ["# release", "## Conversion"]
+    assert titles(written) == [title, "## Conversion"]
     assert "A decoder of the Llama family: 28 layers, hidden size 3,072, 24 attention heads in 8 groups" in written
-    assert "| checkpoint | release |" in written
+    assert f"| checkpoint | my\\_run/{name} |".replace("iter_", "iter\\_") in written
     assert "None" not in written
+    assert str(tmp_path) not in written
+
+
+def test_a_checkpoint_of_another_tool_with_a_reference(tmp_path: Path) -> None:
+    """The licence holds; whether it was made from the reference's base is not known."""
+    reference = tmp_path / "Llama-3.2-3B"
+    reference.mkdir()
+    (reference / "README.md").write_text("---\nlicense: llama3.2\nbase_model: meta-llama/Base\n---\n")
+    checkpoint = tmp_path / "my_run" / "iter_0000005"
+    checkpoint.mkdir(parents=True)
+    written = text(Origin(checkpoint, MODEL, None, reference))
+    assert head(written) == {"library_name": "transformers", "pipeline_tag": "text-generation", "license": "llama3.2"}
+    assert "| config.json and licence of | Llama-3.2-3B |" in written
+    assert str(tmp_path) not in written
+
+
+@pytest.mark.parametrize("base", ["base_model: meta-llama/Base", "base_model:\n- meta-llama/Base"])
+def test_an_import_that_was_never_trained_is_made_from_the_same_base(tmp_path: Path, base: str) -> None:
+    reference = tmp_path / "hf"
+    reference.mkdir()
+    (reference / "README.md").write_text(f"---\nlicense: apache-2.0\n{base}\ntags:\n- x\n---\n")
+    written = text(imported(tmp_path, reference))
+    assert head(written) == {
+        "library_name": "transformers", "pipeline_tag": "text-generation", "license": "apache-2.0",
+        "base_model": "meta-llama/Base",
+    }  # fmt: skip
+
+
+def test_what_was_proved_is_said(tmp_path: Path) -> None:
+    source = imported(tmp_path)
+    proved = (
+        "| weights | every tensor compared",
+        "| logits | those of Megatron-Core and transformers on fixed token ids",
+    )
+    assert not any(line in text(source) for line in proved)
+    proof = {"tensors": 3, "checked_tensors": 3, "largest_logit_difference": 1.25e-6}
+    written = card.text(source, family=families.LLAMA, dtype=BF16, proof=proof)
+    assert all(line in written for line in proved)
+    assert "differ by at most 1.25e-06 (fp32, CPU) |" in written
 
 
 def test_an_import_that_was_never_trained(tmp_path: Path) -> None:
-    stage = tmp_path / "imported"
-    checkpoint = stage / "checkpoints" / "iter_0000000"
-    checkpoint.mkdir(parents=True)
-    (stage / "stage.json").write_text(json.dumps(MARK | {"kind": "convert", "config": {"source": "/home/me/x"}}))
-    written = text(Origin(checkpoint, MODEL, stage, None))
-    assert [line for line in written.splitlines() if line.startswith("#")] == ["# imported", "## Conversion"]
+    written = text(imported(tmp_path))
+    assert titles(written) == ["# imported", "## Conversion"]
+    assert "| imported from | x\\_1 |" in written
+    assert "/home/me" not in written
 
 
 def test_a_run_from_random_weights(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -62,7 +63,7 @@ EXPECTED = np.concatenate([WEIGHT[150:], WEIGHT[:150]])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("block_bytes", [1, 5_000, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [4096, 5 * 4096, 1 << 20])
 def test_rows_arrive_where_they_belong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Any, block_bytes: int
 ) -> None:
@@ -71,7 +72,7 @@ def test_rows_arrive_where_they_belong(
     file = output(swapped(layout(tmp_path)))
     copying.make([file], tmp_path, workers=3, advance=lambda amount=1, note="": advanced.append(amount))
     assert (tmp_path / "out").read_bytes() == b"header" + EXPECTED.tobytes()
-    assert sum(advanced) == WEIGHT.nbytes
+    assert sum(advanced) == file.size
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -80,19 +81,34 @@ def test_numbers_are_cast_on_the_way(tmp_path: Path, layout: Any) -> None:
     assert (tmp_path / "out").read_bytes()[6:] == EXPECTED.astype(BF16.numpy).tobytes()
 
 
-@pytest.mark.parametrize("code", [errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL])
-def test_file_systems_that_cannot_copy_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(code, os.strerror(code))
+@pytest.mark.parametrize("refuses", ["open", "write"])
+def test_file_systems_without_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: str) -> None:
+    """Such as tmpfs at opening, or those with larger sectors at the first write."""
+    really_open, really_write = os.open, os.pwrite
+    direct: set[int] = set()
 
-    monkeypatch.setattr(os, "copy_file_range", refuse)
+    def open_(path: Any, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT and refuses == "open":
+            raise OSError(errno.EINVAL, "no direct writes")
+        return really_open(path, flags, mode)
+
+    def write(descriptor: int, data: Any, offset: int) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            direct.add(offset)
+            raise OSError(errno.EINVAL, "no direct writes")
+        return really_write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "pwrite", write)
     copying.make([output(swapped(whole(tmp_path)))], tmp_path, workers=2, advance=ignore)
     assert (tmp_path / "out").read_bytes()[6:] == EXPECTED.tobytes()
+    assert bool(direct) is (refuses == "write")
 
 
-def test_whole_blocks_never_pass_through_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying.Sources, "gather", None)
-    copying.make([output(swapped(whole(tmp_path)))], tmp_path, workers=2, advance=ignore)
+def test_writes_that_are_cut_short_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really_write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: really_write(descriptor, data[:4096], offset))
+    copying.make([output(swapped(grid(tmp_path)))], tmp_path, workers=2, advance=ignore)
     assert (tmp_path / "out").read_bytes()[6:] == EXPECTED.tobytes()
 
 
@@ -134,6 +150,26 @@ def test_a_source_that_was_removed_meanwhile_is_named(tmp_path: Path) -> None:
         copying.make([file], tmp_path, workers=2, advance=ignore)
 
 
+def test_a_source_that_was_replaced_meanwhile_is_named(tmp_path: Path) -> None:
+    """Of the same size: half of the file would be of one model, half of another."""
+    file = output(swapped(whole(tmp_path)))
+    (tmp_path / "other").write_bytes((tmp_path / "whole").read_bytes())
+    os.replace(tmp_path / "other", tmp_path / "whole")
+    with pytest.raises(ArtifactError, match=r"the source changed while it was converted: .*whole; run it again"):
+        copying.make([file], tmp_path, workers=2, advance=ignore)
+    assert copying.finished(file, tmp_path) is None
+
+
+def test_a_half_written_file_takes_what_is_left_of_it(tmp_path: Path) -> None:
+    file = output(swapped(whole(tmp_path)))
+    assert copying.missing_bytes(file, tmp_path) == file.size
+    (tmp_path / "out").write_bytes(bytes(100_000))
+    os.sync()
+    assert 0 < copying.missing_bytes(file, tmp_path) <= file.size - 90_000
+    copying.make([file], tmp_path, workers=2, advance=ignore)
+    assert copying.missing_bytes(file, tmp_path) == 0
+
+
 def test_numbers_that_fp16_does_not_hold_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(np.array([1.0, 1e6], np.float32).tobytes())
     source = plan.stored("weight", (2,), FP32, (Box(tmp_path / "file", 0, 0, 0, 2, 1, 4),))
@@ -142,7 +178,8 @@ def test_numbers_that_fp16_does_not_hold_are_refused(tmp_path: Path) -> None:
         copying.make([output(wanted)], tmp_path, workers=1, advance=ignore)
 
 
-def test_a_failed_file_does_not_undo_the_ones_before(tmp_path: Path) -> None:
+def test_a_failed_file_does_not_undo_the_ones_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "FILES_AT_ONCE", 1)
     good = output(swapped(whole(tmp_path)), "good")
     (tmp_path / "short").write_bytes(b"")
     broken = plan.stored("broken", (2,), FP32, (Box(tmp_path / "short", 0, 0, 0, 2, 1, 4),))

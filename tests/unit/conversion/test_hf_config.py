@@ -19,10 +19,10 @@ from published_configs import (
 )
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from megatron_octo.conversion import hf_config
+from megatron_octo.conversion import hf_config, rope
 from megatron_octo.conversion.dtypes import BF16, FP32
 from megatron_octo.conversion.hf_config import Surroundings
-from megatron_octo.errors import ConfigError
+from megatron_octo.errors import ArtifactError, ConfigError
 from megatron_octo.training.config import ModelConfig
 
 SMALL = ModelConfig(
@@ -156,6 +156,25 @@ def test_a_changed_rope_leaves_no_second_spelling(tmp_path: Path) -> None:
     assert (written["rope_theta"], written["rope_scaling"]) == (1e6, LLAMA_3_SCALING)
 
 
+@pytest.mark.parametrize(
+    ("spelled", "noted"),
+    [
+        ({"rope_parameters": LLAMA_3_SCALING | {"rope_theta": 5e5}}, True),
+        # the scaling is lost, the theta is not
+        ({"rope_parameters": LLAMA_3_SCALING | {"rope_theta": 5e5}, "rope_theta": 5e5}, True),
+        ({"rope_theta": 5e5, "rope_scaling": LLAMA_3_SCALING}, False),
+    ],
+)
+def test_a_spelling_that_transformers_4_passes_over_stays_and_is_said(
+    tmp_path: Path, spelled: dict[str, Any], noted: bool
+) -> None:
+    config = {name: value for name, value in LLAMA_32_1B.items() if name not in rope.FIELDS} | spelled
+    found = around(MODELS["Llama-3.2-1B"][1], directory(tmp_path, config=config, tokenizer=TOKENIZER))
+    assert config_of(found) == config
+    notes = [note for note in found.notes if "transformers 4 reads a rope_theta of 10000 from it" in note]
+    assert len(notes) == noted
+
+
 def test_a_window_that_no_longer_covers_the_context_is_refused(tmp_path: Path) -> None:
     reference = directory(tmp_path, config=MISTRAL_7B_V03 | {"sliding_window": 32768})
     model = dataclasses.replace(MODELS["Mistral-7B-v0.3"][1], max_position_embeddings=65536)
@@ -169,7 +188,9 @@ def test_a_reference_of_another_model_is_refused(tmp_path: Path) -> None:
         ConfigError, match=r"is not of the model that is converted: num_layers is 28, the reference's 16; .*"
     ):
         around(MODELS["Llama-3.2-3B"][1], reference)
-    with pytest.raises(ConfigError, match=r"add_qkv_bias is True, the reference's False; name its own as reference"):
+    with pytest.raises(
+        ConfigError, match=r"add_qkv_bias is True, the reference's False; name its own with --reference"
+    ):
         around(dataclasses.replace(MODELS["Llama-3.2-1B"][1], add_qkv_bias=True), reference)
 
 
@@ -200,6 +221,15 @@ def test_a_tokenizer_that_does_not_say_how_texts_end_is_said(tmp_path: Path) -> 
     assert found.notes == (
         f"{tmp_path} does not say which token ends a text: set eos_token_id in config.json before generating",
     )
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "tokenizer.json", "LICENSE"])
+def test_a_pointer_of_git_lfs_is_refused_both_ways(tmp_path: Path, name: str) -> None:
+    reference = directory(tmp_path, config=LLAMA_32_1B, tokenizer=TOKENIZER, tokenizer_config={})
+    (reference / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    for refused in (lambda: hf_config.keep(reference), lambda: around(MODELS["Llama-3.2-1B"][1], reference)):
+        with pytest.raises(ArtifactError, match=rf"{name} is a pointer of Git LFS"):
+            refused()
 
 
 def test_what_is_no_tokenizer_or_too_large_is_refused(tmp_path: Path) -> None:

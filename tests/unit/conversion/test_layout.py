@@ -2,10 +2,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from megatron_octo.conversion import layout
-from megatron_octo.conversion.dtypes import BF16, FP32, Dtype
+from megatron_octo.conversion.dtypes import BF16, FP16, FP32, Dtype, cast
 from megatron_octo.conversion.plan import Box, Stored
 from megatron_octo.training.config import ModelConfig
 
@@ -89,6 +90,27 @@ def test_nothing_is_rounded_unless_asked_for() -> None:
     assert found["decoder.layers.self_attention.linear_qkv.weight", 1] is BF16
     asked = layout.to_megatron(model(), lambda name: stored(name, shapes[name]), FP32)
     assert {wanted.dtype for _, wanted in asked} == {FP32}
+
+
+def test_formats_that_do_not_hold_each_other_become_one_that_holds_both() -> None:
+    """1 + 2^-10 is no bf16 number, and 2^100 no fp16 number."""
+    shapes = layout.hf_shapes(model())
+    formats = {"model.layers.0.self_attn.k_proj.weight": FP16, "model.layers.1.mlp.up_proj.weight": FP16}
+    found = {
+        (weight.key, weight.layer): wanted.dtype
+        for weight, wanted in layout.to_megatron(
+            model(), lambda name: stored(name, shapes[name], formats.get(name, BF16)), None
+        )
+    }
+    written = {
+        found["decoder.layers.self_attention.linear_qkv.weight", 0],
+        found["decoder.layers.mlp.linear_fc1.weight", 1],
+    }
+    (dtype,) = written
+    for number, stored_as in ((1 + 2.0**-10, FP16), (2.0**100, BF16)):
+        numbers = np.array([number], stored_as.numpy)
+        assert float(cast(numbers, dtype, None)[0]) == float(numbers[0]) == number
+    assert found["decoder.layers.self_attention.linear_qkv.weight", 1] is BF16
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,44 @@ def test_a_llama() -> None:
         ({"untie_embeddings_and_output_weights": False}, "share_embeddings_and_output_weights", True),
         ({"add_qkv_bias": True}, "add_qkv_bias", True),
         ({"qk_layernorm": True}, "qk_layernorm", True),
-        ({"vocab_size": None}, "vocab_size", 1000),
     ],
 )
 def test_a_field_that_differs(changes: dict[str, Any], field: str, value: Any) -> None:
-    assert getattr(read(changes, of_reference=1000), field) == value
+    assert getattr(read(changes), field) == value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vocab_size": 1000},
+        # 512 = 128 x 4 goes twice into 1,024
+        {"vocab_size": None, "padded_vocab_size": 1024, "make_vocab_size_divisible_by": 128, "tensor_model_parallel_size": 4},
+        # nothing known to compare with; the rows of the embedding are compared later
+        {"vocab_size": None, "padded_vocab_size": 1024},
+        {"vocab_size": None, "padded_vocab_size": None},
+    ],
+)  # fmt: skip
+def test_the_vocabulary_is_that_of_the_reference(changes: dict[str, Any]) -> None:
+    assert read(changes, of_reference=1000).vocab_size == 1000
+
+
+@pytest.mark.parametrize("of_reference", [900, 1100])
+def test_a_reference_of_another_vocabulary_is_refused(of_reference: int) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"has a vocabulary of 1,000 and the reference one of {of_reference:,}; .* --reference"
+    ):
+        read({"vocab_size": 1000}, of_reference=of_reference)
+
+
+@pytest.mark.parametrize("of_reference", [900, 1030])
+def test_more_rows_than_padding_explains_are_refused(of_reference: int) -> None:
+    unpadded = {"vocab_size": None, "padded_vocab_size": 1152}
+    with pytest.raises(
+        ConfigError, match=rf"of 1,152 rows, .* the reference's {of_reference:,} come to .* a multiple of 256"
+    ):
+        read(
+            unpadded | {"make_vocab_size_divisible_by": 128, "tensor_model_parallel_size": 2}, of_reference=of_reference
+        )
 
 
 @pytest.mark.parametrize(
@@ -59,7 +92,7 @@ def test_what_no_family_has_is_refused(changes: dict[str, Any], message: str) ->
 
 
 def test_a_vocabulary_known_only_padded_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"its padded vocabulary only \(128512 rows, .* as reference"):
+    with pytest.raises(ConfigError, match=r"its padded vocabulary only \(128512 rows, .* with --reference"):
         read({"vocab_size": None})
 
 

@@ -132,7 +132,7 @@ def test_the_reference_knows_the_vocabulary(tmp_path: Path) -> None:
 
 def test_the_reference_describes_a_checkpoint_that_says_nothing(tmp_path: Path) -> None:
     place = checkpoint(tmp_path / "iter_0000001", iteration=1)
-    with pytest.raises(ConfigError, match=r"does not say of which model it is: .* as reference"):
+    with pytest.raises(ConfigError, match=r"does not say of which model it is: .* with --reference"):
         origin.find(place)
     reference = hugging_face(tmp_path / "reference")
     assert origin.find(place, reference=reference).model == MODEL

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from megatron_octo.conversion import special_tokens
-from megatron_octo.errors import ConfigError
+from megatron_octo.errors import ArtifactError, ConfigError
 
 BPE = {
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
@@ -67,8 +67,40 @@ def test_fewer_tokens_than_rows_are_usual(tmp_path: Path, vocab_size: int) -> No
 
 def test_more_tokens_than_rows_are_refused(tmp_path: Path) -> None:
     vocabulary = special_tokens.read_vocabulary(write(tmp_path, tokenizer=BPE))
-    with pytest.raises(ConfigError, match="goes up to id 2 and the model has 2 tokens; name the tokenizer"):
+    with pytest.raises(
+        ConfigError, match="goes up to id 2 and the model has 2 tokens; name the tokenizer .* --tokenizer"
+    ):
         special_tokens.require_fit(vocabulary, vocab_size=2, directory=tmp_path)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", POINTER, "is a pointer of Git LFS, not the file; fetch it with `git lfs pull`"),
+        ("tokenizer.model", POINTER, "is a pointer of Git LFS"),
+        ("generation_config.json", POINTER, "is a pointer of Git LFS"),
+        ("tokenizer_config.json", '{"eos_token": ', "cannot read .*: Expecting value.*; fetch it again"),
+        ("generation_config.json", "[1]", "holds no JSON object; fetch it again"),
+        ("gone.json", None, "cannot read .*: No such file"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ArtifactError, match=message) as refusal:
+        special_tokens.require_readable({name: file})
+    assert str(file) in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", ["", POINTER, "[]"])
+def test_a_vocabulary_that_cannot_be_read_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json.* fetch it"):
+        special_tokens.read_vocabulary(tmp_path)
 
 
 def test_a_directory_without_a_vocabulary_has_no_tokenizer(tmp_path: Path) -> None:

@@ -228,6 +228,15 @@ def test_padded_vocabulary(tmp_path: Path) -> None:
     checkpoint = write(tmp_path, {EMBEDDING: STACKED[0].clone()})
     checkpoint.require([weight(EMBEDDING, (3, 6))])
     assert checkpoint.stored(EMBEDDING, None).shape == (4, 6)
+    with pytest.raises(ArtifactError, match=rf"{EMBEDDING} is \[4, 6\], not \[3, 6\]"):
+        checkpoint.require([weight(EMBEDDING, (3, 6))], padded=False)
+
+
+def test_more_rows_than_padding_explains_are_refused(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path, {EMBEDDING: torch.zeros(8200, 2)})
+    checkpoint.require([weight(EMBEDDING, (8, 2))])
+    with pytest.raises(ArtifactError, match=rf"{EMBEDDING} is \[8200, 2\], not \[7, 2\]"):
+        checkpoint.require([weight(EMBEDDING, (7, 2))])
 
 
 @pytest.mark.parametrize(

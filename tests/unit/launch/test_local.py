@@ -1,6 +1,8 @@
 """The launcher on small modules of our own: order, cores, failures, signals, and nothing left running."""
 
+import dataclasses
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -54,11 +56,24 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 
+#: `run` with one job that shows a bar, on a machine with more cores than that.
+SINGLE = """
+import sys
+from pathlib import Path
+from megatron_octo.launch import local
+from megatron_octo.launch.jobs import Job
+
+root = Path(sys.argv[1])
+bar = "from megatron_octo import progress\\nwith progress.bar('copy', total=2, unit='B') as advance: advance(2)"
+local.run([Job(name="a", module="stage_under_test", config={"ranks": [bar]}, out=root / "a", logs=root / "logs")], cores=8)
+"""
+
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "stage_under_test.py").write_text(STAGE)
     (tmp_path / "launcher_under_test.py").write_text(LAUNCHER)
+    (tmp_path / "single_under_test.py").write_text(SINGLE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("MASTER_PORT", raising=False)
     return tmp_path
@@ -129,16 +144,33 @@ def test_ranks_are_told_who_they_are(root: Path) -> None:
 
 
 def test_lines_of_a_smaller_job_carry_its_name(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    local.run([job(root, "shards/web", "print('half way')")], cores=2)
+    local.run([job(root, "shards/web", "print('half way')"), job(root, "other")], cores=2)
     assert "[shards/web] half way\n" in capfd.readouterr().err
     assert (root / "logs" / "shards" / "web" / "rank0.log").read_text() == "half way\n"
+
+
+def test_the_only_job_owns_the_terminal(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    local.run([job(root, "a", "print('half way', file=sys.stderr)")], cores=8)
+    assert capfd.readouterr().err.startswith("half way\na: done in ")
+    assert not (root / "logs" / "a" / "rank0.log").exists()
+
+
+def test_the_only_job_shows_bars_on_a_terminal(root: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    started = [sys.executable, str(root / "single_under_test.py"), str(root)]
+    subprocess.run(started, stderr=theirs, env=environment, check=True, timeout=60)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "━" in shown
 
 
 def test_a_rerun_keeps_what_the_last_one_said(root: Path) -> None:
     dies = "print('the first try', flush=True); time.sleep(0.2); sys.exit(7)"
     with pytest.raises(StageFailedError):
-        local.run([job(root, "a", dies, "print('of rank 1', flush=True); time.sleep(600)")], cores=4)
-    local.run([job(root, "a", "print('the second')", "print('again')")], cores=4)
+        local.run([job(root, "a", dies, "print('of rank 1', flush=True); time.sleep(600)"), job(root, "b")], cores=4)
+    local.run([job(root, "a", "print('the second')", "print('again')"), job(root, "b")], cores=4)
     logs = root / "logs" / "a"
     assert (logs / "rank0.log").read_text() == "the first try\nthe second\n"
     assert (logs / "rank1.log").read_text() == "of rank 1\nagain\n"
@@ -183,8 +215,47 @@ def test_a_failing_job_is_named_and_the_others_are_stopped(root: Path) -> None:
 
 def test_what_the_user_can_mend_is_said_by_the_stage(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(StageFailedError, match="stage a stopped: see its message above"):
-        local.run([job(root, "a", "print('error: no such file'); sys.exit(2)")], cores=2)
+        local.run([job(root, "a", "print('error: no such file'); sys.exit(2)"), job(root, "b", needs=("a",))], cores=2)
     assert "[a] error: no such file" in capfd.readouterr().err
+
+
+def test_the_only_job_says_itself_what_the_user_can_mend(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        local.run([job(root, "a", "print('error: no such file', file=sys.stderr); sys.exit(2)")], cores=2)
+    assert (end.value.code, capfd.readouterr().err) == (2, "error: no such file\n")
+
+
+def test_a_job_that_made_nothing_leaves_no_notes(root: Path) -> None:
+    before = {path for path in root.rglob("*") if path.is_file()}
+    one = job(root, "new/a", "sys.exit(2)")
+    with pytest.raises(SystemExit), local.exclusive(one.logs):
+        local.run([one], cores=2)
+    assert not one.logs.exists()
+    assert not one.logs.parent.exists()
+    assert {path for path in root.rglob("*") if path.is_file()} - before <= set(root.rglob("*.pids/*"))
+
+
+def test_what_ranks_said_is_kept(root: Path) -> None:
+    one = job(root, "a", "time.sleep(600)", "print('the reason'); sys.exit(1)")
+    with pytest.raises(StageFailedError, match="the reason"), local.exclusive(one.logs):
+        local.run([one], cores=2)
+    assert (one.logs / "rank1.log").read_text() == "the reason\n"
+    assert one.config_file.exists()
+
+
+def test_a_job_may_end_before_its_stage_is_done(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Such as when other tasks make the rest; a stage that was told to stop is another matter."""
+    leaves = "stage.complete = False"
+    shared = dataclasses.replace(job(root, "a", leaves), always_starts=True)
+    local.run([shared], cores=2)
+    assert "a: its share is done in " in capfd.readouterr().err
+
+
+def test_a_job_that_always_starts_does_so_when_it_is_done(root: Path) -> None:
+    one = dataclasses.replace(job(root, "a", "pass"), always_starts=True)
+    local.run([one], cores=2)
+    local.run([one], cores=2)
+    assert len(pids(root)) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
