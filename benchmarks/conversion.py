@@ -25,6 +25,7 @@ from conversion_tables import (
     COPY,
     COPY_AND_HASH,
     OURS,
+    UNHASHED,
     Case,
     RoundTrip,
     Turn,
@@ -57,12 +58,13 @@ SHAPES = {
 #: A converter that holds the model also holds most of it a second time, reshaped or serialised.
 ALLOCATED_PER_MODEL_BYTE = 2.0
 #: Ours comes last, so that its last output stays: it is the next source.
-COMMANDS = (COPY, COPY_AND_HASH, ALLOCATING, OURS)
+COMMANDS = (COPY, COPY_AND_HASH, ALLOCATING, UNHASHED, OURS)
 COPY_SCRIPT = 'cp -R "$1" "$2" && find "$2" -exec sync {} +'
 #: Python's sha256 is OpenSSL's: about five times as fast as coreutils' own.
 HASH_SCRIPT = ' && find "$2" -type f -exec "$3" -c "$4" {} +'
 HASH_FILES = "import hashlib, sys; [hashlib.file_digest(open(name, 'rb'), 'sha256') for name in sys.argv[1:]]"
 ALLOCATING_SCRIPT = Path(__file__).with_name("allocating_conversion.py")
+UNHASHED_SCRIPT = Path(__file__).with_name("unhashed_conversion.py")
 
 
 def main() -> None:
@@ -165,17 +167,18 @@ class Bench:
             COPY: copy,
             COPY_AND_HASH: [*and_hash, sys.executable, HASH_FILES],
             ALLOCATING: allocating,
+            UNHASHED: self._ours(direction, source, out, str(UNHASHED_SCRIPT)),
             OURS: self._ours(direction, source, out),
         }
 
-    def _ours(self, direction: str, source: Path, out: Path) -> list[str]:
+    def _ours(self, direction: str, source: Path, out: Path, *program: str) -> list[str]:
         config = self._directory / f"{direction}.json"
         settings = {
             "direction": direction, "source": str(source), "max_shard_bytes": self._options.max_shard_bytes,
             "workers": self._options.workers,
         }  # fmt: skip
         config.write_text(json.dumps(settings))
-        return [sys.executable, "-m", "megatron_octo.conversion.run", str(config), str(out)]
+        return [sys.executable, *(program or ("-m", "megatron_octo.conversion.run")), str(config), str(out)]
 
     def _hashes(self, direction: str, out: Path) -> dict[str, str]:
         if direction == "to-hf":

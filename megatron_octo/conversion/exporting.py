@@ -35,7 +35,7 @@ class Export:
         self.origin = origin.find(config.source, reference=config.reference)
         self.model = self.origin.model
         self._checkpoint = Checkpoint(self.origin.checkpoint)
-        self._checkpoint.require(layout.weights(self.model))
+        self._checkpoint.require(layout.weights(self.model), padded=self.origin.stage is None)
         self._wanted = layout.to_hf(self.model, self._checkpoint.stored, dtypes.EXPORT[config.dtype])
         self._dtype = prevailing_dtype(self._wanted)
         self._around = hf_config.surroundings(
@@ -94,12 +94,12 @@ class Export:
 
     def seal(self, partial: Path, known: Mapping[str, Checksum], proof: Mapping[str, Any]) -> list[str]:
         """The model card, which also says what was proved."""
-        del proof
         text = card.text(
             self.origin,
             family=self._around.family,
             dtype=self._dtype,
             weights_sha256={name: checksum.sha256 for name, checksum in known.items()},
+            proof=proof,
         )
         (partial / hf_config.CARD_FILE).write_text(text)
         return [hf_config.CARD_FILE]

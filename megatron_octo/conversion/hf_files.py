@@ -81,7 +81,7 @@ def refuse_pointer(file: Path) -> None:
     """Raises `ArtifactError` for a file whose content Git LFS has not fetched."""
     with file.open("rb") as stream:
         if stream.read(len(LFS_MAGIC)) == LFS_MAGIC:
-            raise ArtifactError(f"{file} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
+            raise ArtifactError(f"{file} is a pointer of Git LFS, not the file; fetch it with `git lfs pull`")
 
 
 def _indexed(index: Path, read: Callable[[Path], dict[str, FileTensor]]) -> dict[str, FileTensor]:

@@ -80,8 +80,8 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
 def _forget_unless_begun(job: Job) -> None:
     """Remove what the launcher noted about a job that was refused before it made anything, unless a process left words there."""
     noted = {job.config_file.name, LOCK}
-    if not (job.out / artifacts.MARK).exists() and {path.name for path in job.logs.iterdir()} <= noted:
-        job.config_file.unlink()
+    if not (job.out / artifacts.MARK).exists() and {path.name for path in job.logs.glob("*")} <= noted:
+        job.config_file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # the lock is in there: `exclusive` removes both
             job.logs.rmdir()
 
@@ -158,11 +158,11 @@ def exclusive(directory: Path, *, output: Path | None = None) -> Iterator[None]:
 
 
 def _remove_unused(directory: Path, made: Sequence[Path]) -> None:
-    """Remove a directory that holds nothing but its lock, and those that were made for it, from the inside out."""
-    if [path.name for path in directory.iterdir()] == [LOCK]:
+    """Where nothing but the lock is left, remove it and the directories that were made for it, from the inside out."""
+    if [path.name for path in directory.glob("*")] == [LOCK]:
         (directory / LOCK).unlink()
         with contextlib.suppress(OSError):  # one of them is used by now
-            for place in (directory, *made[1:]):
+            for place in made:
                 place.rmdir()
 
 

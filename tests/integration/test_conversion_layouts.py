@@ -22,7 +22,7 @@ from torch.distributed import checkpoint as torch_checkpoint
 from megatron_octo.conversion import origin
 from megatron_octo.conversion.config import ExportDtype
 from megatron_octo.conversion.torch_dist import Checkpoint
-from megatron_octo.errors import ConfigError
+from megatron_octo.errors import ArtifactError, ConfigError
 from megatron_octo.training.parallelism import Parallelism
 from megatron_octo.training.precision import Precision
 
@@ -157,11 +157,17 @@ def test_the_master_where_there_are_no_weights(
     assert_same(weights(rounded), weights_bf16)
 
 
-def test_a_padded_vocabulary_is_cut(root: Path, tensor_parallel: Path, tmp_path: Path) -> None:
+def test_a_run_of_ours_has_no_padding_to_cut(tensor_parallel: Path, tmp_path: Path) -> None:
     shutil.copytree(tensor_parallel, tmp_path / "stage")
     change_model(tmp_path / "stage", vocab_size=61)
-    (tmp_path / "stage" / "lineage.json").unlink()  # it leads to a config.json that says 64
-    found = weights(to_hf(tmp_path / "stage", tmp_path / "exported"))
+    with pytest.raises(ArtifactError, match=r"embedding\.word_embeddings\.weight is \[64, 64\], not \[61, 64\]"):
+        to_hf(tmp_path / "stage", tmp_path / "exported")
+
+
+def test_a_padded_vocabulary_is_cut(root: Path, tensor_parallel: Path, tmp_path: Path) -> None:
+    source = origin.find(tensor_parallel)
+    saved = other_savers.megatron_lm(source.checkpoint, tmp_path / "saved", source.model, vocab_size=61)
+    found = weights(to_hf(saved, tmp_path / "exported"))
     for name, weight in weights(root / "hf" / "llama-untied").items():
         assert torch.equal(
             found[name], weight[:61] if name in ("model.embed_tokens.weight", "lm_head.weight") else weight

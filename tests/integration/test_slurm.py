@@ -1,4 +1,6 @@
-"""Tokenisation as a Slurm array, on real Slurm daemons: two nodes with their own network and processes on this machine."""
+"""Tokenisation and conversion as Slurm arrays, on real Slurm daemons: two nodes with their own network and processes on this
+machine.
+"""
 
 import json
 import os
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_families
 
 from megatron_octo import artifacts
 from megatron_octo.shards import open_corpus
@@ -17,7 +20,7 @@ from megatron_octo.tokenization import train_tokenizer
 from megatron_octo.tokenization.config import TokenizerTraining
 
 HERE = Path(__file__).parent
-EXAMPLE = HERE.parents[1] / "examples" / "tokenize_slurm.sh"
+EXAMPLES = HERE.parents[1] / "examples"
 CLUSTER = HERE / "mini_slurm.sh"
 
 
@@ -56,9 +59,11 @@ def wait_for(jobs: list[str], slurm: dict[str, str]) -> None:
     pytest.fail(f"jobs {jobs} did not end: {asked.stdout}")
 
 
-def submit(arguments: list[str], slurm: dict[str, str], logs: Path) -> None:
+def submit(example: str, arguments: list[str], slurm: dict[str, str], logs: Path) -> None:
     settings = slurm | {"TASKS": "3", "CPUS": "1", "LOGS": str(logs)}
-    submitted = subprocess.run([EXAMPLE, *arguments], env=settings, check=True, capture_output=True, text=True)
+    submitted = subprocess.run(
+        [EXAMPLES / example, *arguments], env=settings, check=True, capture_output=True, text=True
+    )
     wait_for(submitted.stdout.split(), slurm)
 
 
@@ -75,9 +80,26 @@ def test_an_array_makes_what_one_machine_makes(slurm: dict[str, str], tmp_path: 
     alone = subprocess.run(command, env=slurm, capture_output=True)
     assert alone.returncode == 0, alone.stderr.decode()
 
-    submit([*asked, "--out", str(tmp_path / "array")], slurm, tmp_path)
+    submit("tokenize_slurm.sh", [*asked, "--out", str(tmp_path / "array")], slurm, tmp_path)
 
     logs = "".join(path.read_text() for path in sorted(tmp_path.glob("tokenize-*.log")))
     assert artifacts.finished(tmp_path / "array")["outputs"] == artifacts.finished(tmp_path / "alone")["outputs"], logs
     assert open_corpus(tmp_path / "array").manifest.documents == 1000
     assert "are missing: other tasks make them" in logs
+
+
+def test_an_array_converts_what_one_machine_converts(slurm: dict[str, str], tmp_path: Path) -> None:
+    source = tiny_families.make(tmp_path / "llama", "llama-tied")
+    asked = ["from-hf", str(source)]
+    few = ["--max-shard-size", "200kB", "--check"]
+    alone = subprocess.run(
+        ["megatron-octo", "convert", *asked, tmp_path / "alone", *few], env=slurm, capture_output=True
+    )
+    assert alone.returncode == 0, alone.stderr.decode()
+
+    submit("convert_slurm.sh", [*asked, str(tmp_path / "array"), *few], slurm, tmp_path)
+
+    logs = [path.read_text() for path in sorted(tmp_path.glob("convert-*.log"))]
+    assert artifacts.finished(tmp_path / "array")["outputs"] == artifacts.finished(tmp_path / "alone")["outputs"], logs
+    assert ["error" in log for log in logs] == [False, False, False]
+    assert sum("all equal" in log for log in logs) == 1

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from megatron_octo import artifacts, cli
 
@@ -39,6 +42,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "questions.jsonl").write_text('{"question": "1 + 1", "answer": "2"}\n')
     (tmp_path / "a_lab.py").write_text(LAB)
     (tmp_path / "tok").mkdir()
+    save_model(tmp_path / "hf")
+    with artifacts.stage(tmp_path / "imported", kind="convert", config={}) as stage:
+        (stage.directory / "checkpoints").mkdir()
     for corpus in ("web", "general", "code", "qa", "qa_long", "instruction"):
         with artifacts.stage(tmp_path / "shards" / corpus, kind="tokenize", config={}):
             pass
@@ -51,6 +57,25 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         model = {"name": "stable", "training": training, "base_evaluation": "b"}
         (report / "config.json").write_text(json.dumps({"title": "t", "command": "c", "models": [model]}))
     return tmp_path
+
+
+def save_model(directory: Path) -> None:
+    """A Hugging Face directory: one layer of Llama, no tokenizer."""
+    directory.mkdir()
+    config = {
+        "model_type": "llama", "vocab_size": 32, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "tie_word_embeddings": True, "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
+    }  # fmt: skip
+    rows = {
+        "self_attn.q_proj": (8, 8), "self_attn.k_proj": (8, 8), "self_attn.v_proj": (8, 8), "self_attn.o_proj": (8, 8),
+        "mlp.gate_proj": (16, 8), "mlp.up_proj": (16, 8), "mlp.down_proj": (8, 16), "input_layernorm": (8,),
+        "post_attention_layernorm": (8,),
+    }  # fmt: skip
+    shapes = {"model.embed_tokens.weight": (32, 8), "model.norm.weight": (8,)} | {
+        f"model.layers.0.{name}.weight": shape for name, shape in rows.items()
+    }
+    save_file({name: np.ones(shape, np.float32) for name, shape in shapes.items()}, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(config))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, line: str) -> int:
@@ -165,7 +190,34 @@ def test_a_dry_run_prints_and_starts_nothing(
             "train tiny.stable --shards shards --ranks 4 --out out global_batch_size=16 micro_batch_size=8",
             "does not divide by micro_batch_size 8 x 4",
         ),
-        ("convert to-hf gone out", "gone is no directory"),
+        (
+            "convert to-hf gone out",
+            "gone is no directory; name a training stage, one of its checkpoints, or a Megatron-LM checkpoint",
+        ),
+        ("convert from-hf gone out", "gone is no directory; name a Hugging Face model directory"),
+        (
+            "convert from-hf meta-llama/Llama-3.2-1B out",
+            "meta-llama/Llama-3.2-1B is no directory; fetch it first: hf download meta-llama/Llama-3.2-1B --local-dir Llama-3.2-1B",
+        ),
+        ("convert from-hf hf/config.json out", "hf/config.json is a file; name its directory, hf"),
+        ("convert to-hf hf out", "hf is a Hugging Face directory, not a Megatron checkpoint; did you mean from-hf?"),
+        (
+            "convert from-hf imported out",
+            "imported is a Megatron checkpoint, not a Hugging Face directory; did you mean to-hf?",
+        ),
+        (
+            "convert to-hf imported/checkpoints out",
+            "imported/checkpoints is the inside of a stage; name the stage, imported",
+        ),
+        (
+            "convert to-hf imported out --tokenizer hf/config.json",
+            "--tokenizer hf/config.json is a file; name its directory, hf",
+        ),
+        ("convert to-hf imported out --reference gone", "--reference gone is no directory; name a directory on this"),
+        ("convert from-hf hf hf/out", "the output hf/out lies in the source hf"),
+        ("convert from-hf hf out --max-shard-size 5X", "'5X' is no size"),
+        ("convert from-hf hf text.jsonl/out", "text.jsonl/out cannot be made: Not a directory"),
+        ("convert from-hf hf /proc/out", "/proc/out cannot be made: No such file or directory"),
         (
             "rl a_lab:rl --model model --prompts questions.jsonl --eval-set x=questions.jsonl --out out",
             "evaluates on test",
@@ -198,6 +250,55 @@ def test_a_line_that_is_no_command(
 ) -> None:
     assert run(monkeypatch, line) == 2
     assert "Usage: " in capsys.readouterr().err
+
+
+def test_tasks_that_share_a_conversion_succeed_one_by_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = "convert from-hf hf out --max-shard-size 2kB --tasks 2 --task"
+    assert run(monkeypatch, f"{line} 0") == 0
+    assert "files are missing: other tasks make them" in (said := capfd.readouterr().err)
+    assert "convert: its share is done in " in said
+    assert not artifacts.is_done(here / "out")
+    assert run(monkeypatch, f"{line} 1") == 0
+    assert "convert: done in " in capfd.readouterr().err
+    assert artifacts.is_done(here / "out")
+    assert run(monkeypatch, f"{line} 0") == 0
+
+
+def test_a_finished_conversion_answers_without_its_source(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "convert from-hf hf out") == 0
+    shutil.copytree(here / "hf", here / "other")
+    embedding = load_file(here / "hf" / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in embedding.items()}, here / "other" / "model.safetensors")
+    assert run(monkeypatch, "convert from-hf other out") == 2
+    assert "was finished with another input" in capfd.readouterr().err
+    shutil.rmtree(here / "hf")
+    assert run(monkeypatch, "convert from-hf hf out") == 0
+    assert capfd.readouterr().err == "convert: done before\n"
+
+
+def test_what_a_stage_refuses_is_said_once_and_leaves_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (here / "hf" / "config.json").write_text('{"model_type": "bert"}')
+    before = files(here)
+    assert run(monkeypatch, "convert from-hf hf new/out --tasks 2") == 2
+    assert capfd.readouterr().err == (
+        "error: hf/config.json: model_type 'bert' is not supported; allowed: llama, qwen2, qwen3, mistral\n"
+    )
+    assert files(here) == before
+
+
+def test_the_tool_for_conversions_is_the_verb_alone(here: Path) -> None:
+    tool = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
+    asked = subprocess.run([sys.executable, tool, "--help"], capture_output=True, text=True, timeout=60)
+    assert asked.stdout.startswith("Usage: convert_checkpoint.py [OPTIONS] {direction} {SRC} {DST}\n")
+    refused = subprocess.run([sys.executable, tool, "to-hf", "hf", "out"], capture_output=True, text=True, timeout=60)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.endswith("did you mean from-hf?\n")
 
 
 def test_list_prints_every_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from megatron_octo.conversion import check
-from megatron_octo.conversion.sources import BLOCK_BYTES
 from megatron_octo.conversion.dtypes import FP32, Dtype
 from megatron_octo.conversion.plan import Box, Run, Stored, Wanted
+from megatron_octo.conversion.sources import BLOCK_BYTES
 from megatron_octo.errors import ArtifactError
 
 #: Several blocks of 1,024 columns.

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from megatron_octo.conversion import hf_weights
+from megatron_octo.conversion import families, hf_weights
 from megatron_octo.conversion.copying import Sources
 from megatron_octo.conversion.dtypes import BF16, FP16, FP32, Dtype
 from megatron_octo.conversion.hf_weights import HfWeights
@@ -231,9 +231,37 @@ def test_tensors_that_no_index_names_are_unexpected(tmp_path: Path) -> None:
 def test_directories_without_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"has no weights: neither model\.safetensors nor pytorch_model\.bin"):
         HfWeights(tmp_path)
-    save_file(TENSORS, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ArtifactError, match="holds an adapter, not a model; merge it"):
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["adapter_model.safetensors"],
+            r"holds an adapter, not a model \(adapter_model.safetensors\); merge it .*merge_and_unload",
+        ),
+        (
+            ["consolidated.00.pth", "consolidated.01.pth", "params.json"],
+            r"Meta's original files \(consolidated.00.pth, consolidated.01.pth, params.json\); name the same model in Hugging Face's",
+        ),
+        (["model-q4.gguf"], r"a model for llama.cpp \(model-q4.gguf\); .* name the Hugging Face directory"),
+    ],
+)
+def test_models_of_other_tools_are_refused_with_the_way_on(tmp_path: Path, names: list[str], message: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(ArtifactError, match=message):
         HfWeights(tmp_path)
+    with pytest.raises(ArtifactError, match=message):
+        families.load(tmp_path)
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    assert HfWeights(tmp_path).stored("a").shape == (2, 3)
+
+
+def test_an_adapter_is_known_by_its_config(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="holds an adapter, not a model"):
+        families.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])

@@ -68,7 +68,7 @@ def test_fewer_tokens_than_rows_are_usual(tmp_path: Path, vocab_size: int) -> No
 def test_more_tokens_than_rows_are_refused(tmp_path: Path) -> None:
     vocabulary = special_tokens.read_vocabulary(write(tmp_path, tokenizer=BPE))
     with pytest.raises(
-        ConfigError, match="goes up to id 2 and the model has 2 tokens; name the tokenizer .* --tokenizer"
+        ConfigError, match=r"goes up to id 2 and the model has 2 tokens; name the tokenizer .* --tokenizer"
     ):
         special_tokens.require_fit(vocabulary, vocab_size=2, directory=tmp_path)
 

@@ -235,6 +235,16 @@ def test_a_job_that_made_nothing_leaves_no_notes(root: Path) -> None:
     assert {path for path in root.rglob("*") if path.is_file()} - before <= set(root.rglob("*.pids/*"))
 
 
+def test_a_directory_that_was_there_before_stays(root: Path) -> None:
+    (root / "mine").mkdir()
+    with local.exclusive(root / "mine" / "logs"):
+        pass
+    assert list((root / "mine").iterdir()) == []
+    with local.exclusive(root / "mine"):
+        pass
+    assert list((root / "mine").iterdir()) == []
+
+
 def test_what_ranks_said_is_kept(root: Path) -> None:
     one = job(root, "a", "time.sleep(600)", "print('the reason'); sys.exit(1)")
     with pytest.raises(StageFailedError, match="the reason"), local.exclusive(one.logs):
