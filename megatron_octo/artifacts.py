@@ -377,6 +377,8 @@ def git_commit() -> str | None:
 
 def _own_mark(directory: Path, *, kind: str, force: bool) -> dict[str, Any] | None:
     """The mark of an earlier try, unless `force` forgets it. Not even `force` clears what is not a stage of this kind."""
+    if directory.is_file():
+        raise ArtifactError(f"{directory} is a file; name a directory to make")
     if _is_somebody_elses(directory):
         raise ArtifactError(f"{directory} is not empty and no stage of ours made it; name another directory")
     try:

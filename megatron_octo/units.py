@@ -38,6 +38,11 @@ def bytes_(value: float) -> str:
     return f"{value:.3g} B"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `1,024 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def parse_bytes(text: str) -> int:
     """A size as people write it: `5GB`, `1.5 gb`, `500MB`, `2GiB`, `1000000`. Raises `ConfigError`.
 

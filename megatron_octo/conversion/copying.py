@@ -62,7 +62,7 @@ def missing_bytes(file: OutputFile, directory: Path) -> int:
         return 0
     try:
         return max(0, file.size - (directory / file.name).stat().st_blocks * 512)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return file.size
 
 

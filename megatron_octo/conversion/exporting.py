@@ -59,8 +59,8 @@ class Export:
     def description(self) -> str:
         size = units.bytes_(sum(wanted.num_bytes for wanted in self._wanted))
         return (
-            f"{self.origin.checkpoint} to {self._around.family.name}: {len(self._wanted):,} tensors, {size} "
-            f"of {self._dtype.name}, in {len(self.files):,} files"
+            f"{self.origin.checkpoint} to {self._around.family.name}: {units.counted(len(self._wanted), 'tensor')}, {size} "
+            f"of {self._dtype.name}, in {units.counted(len(self.files), 'file')}"
         )
 
     @property

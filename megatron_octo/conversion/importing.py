@@ -67,8 +67,8 @@ class Import:
     def description(self) -> str:
         tensors = [wanted for _, wanted in self._wanted]
         return (
-            f"{self.config.source} to Megatron torch_dist: {len(self._keys):,} tensors, "
-            f"{units.bytes_(self._bytes)} of {prevailing_dtype(tensors).name}, in {len(self.files):,} files"
+            f"{self.config.source} to Megatron torch_dist: {units.counted(len(self._keys), 'tensor')}, "
+            f"{units.bytes_(self._bytes)} of {prevailing_dtype(tensors).name}, in {units.counted(len(self.files), 'file')}"
         )
 
     @property

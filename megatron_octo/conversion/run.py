@@ -96,7 +96,7 @@ def _all_there(work: Work, partial: Path) -> bool:
     missing = _missing(work.files, partial)
     if missing:
         _say(
-            f"{len(missing):,} of {len(work.files):,} files are missing: other tasks make them; see their logs if none runs any "
+            f"{len(missing):,} of {units.counted(len(work.files), 'file')} missing: other tasks make them; see their logs if none runs any "
             "more, and run again what failed"
         )
     return not missing

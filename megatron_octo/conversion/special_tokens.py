@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_octo.conversion.hf_files import LFS_MAGIC
+from megatron_octo.conversion.hf_files import refuse_pointer
 from megatron_octo.errors import ArtifactError, ConfigError
 
 #: Carried over as they are.
@@ -54,7 +54,7 @@ def require_readable(files: Mapping[str, Path]) -> None:
         ArtifactError: names one that cannot be read, is a pointer of Git LFS, or a `.json` that holds no JSON object.
     """
     for file in files.values():
-        _require_fetched(file)
+        refuse_pointer(file)
         if file.suffix == ".json" and file.name != _LARGE:
             _read(file)
 
@@ -110,21 +110,11 @@ def _json(file: Path) -> dict[str, Any] | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    _require_fetched(file)
     try:
+        refuse_pointer(file)
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"cannot read {file}: {error}; fetch it again") from error
     if not isinstance(found, dict):
         raise ArtifactError(f"{file} holds no JSON object; fetch it again")
     return found
-
-
-def _require_fetched(file: Path) -> None:
-    try:
-        with file.open("rb") as stream:
-            is_pointer = stream.read(len(LFS_MAGIC)) == LFS_MAGIC
-    except OSError as error:
-        raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
-    if is_pointer:
-        raise ArtifactError(f"{file} is a pointer of Git LFS, not the file; fetch it with `git lfs pull`")

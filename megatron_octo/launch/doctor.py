@@ -11,7 +11,6 @@ from pathlib import Path
 
 from megatron_octo import units
 from megatron_octo.errors import ResourceError
-from megatron_octo.launch.explain_text import counted
 from megatron_octo.training import estimate
 from megatron_octo.training.activations import Modules
 from megatron_octo.training.config import MidTraining
@@ -96,7 +95,7 @@ def describe_fit(
     fits, room = needed.total <= per_rank_bytes, checkpoints <= free_bytes
     where = "GPU" if on_gpu else "rank"
     lines = [
-        f"{recipe.name} on {counted(ranks, 'rank')}",
+        f"{recipe.name} on {units.counted(ranks, 'rank')}",
         _line(
             "its memory",
             fits,

@@ -22,10 +22,6 @@ def rows(pairs: Sequence[Row]) -> list[str]:
     ]
 
 
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def percent(share: float) -> str:
     return f"{share * 100:.4g} %"
 

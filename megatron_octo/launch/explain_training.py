@@ -1,6 +1,6 @@
 """What `show` says of a phase of mid-training: steps, data, model, layout, memory and hours."""
 
-from megatron_octo.launch.explain_text import Row, counted, hours, percent, rows, section
+from megatron_octo.launch.explain_text import Row, hours, percent, rows, section
 from megatron_octo.recipes import corpora
 from megatron_octo.training import estimate, schedule
 from megatron_octo.training.activations import Modules
@@ -10,7 +10,7 @@ from megatron_octo.training.memory import Memory, memory
 from megatron_octo.training.parallelism import Parallelism
 from megatron_octo.training.precision import Precision
 from megatron_octo.training.recompute import Recompute, RecomputeGranularity, RecomputeMethod
-from megatron_octo.units import bytes_, count
+from megatron_octo.units import bytes_, count, counted
 
 H100_BF16_FLOPS = estimate.PEAK_BF16_FLOPS["H100"]
 #: Share of that peak a run may count on. Published bf16 runs on H100 reach 35 % (torchtitan, Llama-3.1-8B, 6,667 tokens/s/GPU)

@@ -146,8 +146,8 @@ def test_a_task_that_is_missing_is_told(models: Path, tmp_path: Path) -> None:
     def share(task: int) -> str:
         return said(start(conversion(models, Direction.TO_HF, tasks=3, task=task), tmp_path / "out"))
 
-    assert "files are missing: other tasks make them" in share(0)
-    assert "files are missing: other tasks make them" in share(2)
+    assert "files missing: other tasks make them" in share(0)
+    assert "files missing: other tasks make them" in share(2)
     assert entries(tmp_path / "out") == {"stage.json", run.PARTIAL}
     assert not artifacts.is_done(tmp_path / "out")
     assert "missing" not in share(1)

@@ -257,7 +257,7 @@ def test_tasks_that_share_a_conversion_succeed_one_by_one(
 ) -> None:
     line = "convert from-hf hf out --max-shard-size 2kB --tasks 2 --task"
     assert run(monkeypatch, f"{line} 0") == 0
-    assert "files are missing: other tasks make them" in (said := capfd.readouterr().err)
+    assert "files missing: other tasks make them" in (said := capfd.readouterr().err)
     assert "convert: its share is done in " in said
     assert not artifacts.is_done(here / "out")
     assert run(monkeypatch, f"{line} 1") == 0
