@@ -54,7 +54,10 @@ def require_readable(files: Mapping[str, Path]) -> None:
         ArtifactError: names one that cannot be read, is a pointer of Git LFS, or a `.json` that holds no JSON object.
     """
     for file in files.values():
-        refuse_pointer(file)
+        try:
+            refuse_pointer(file)
+        except OSError as error:
+            raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
         if file.suffix == ".json" and file.name != _LARGE:
             _read(file)
 

@@ -10,14 +10,14 @@ from typing import Any
 from megatron_octo.config import to_yaml
 from megatron_octo.errors import ConfigError
 from megatron_octo.launch import explain_training
-from megatron_octo.launch.explain_text import Row, counted, hours, rows, section
+from megatron_octo.launch.explain_text import Row, hours, rows, section
 from megatron_octo.recipes import corpora
 from megatron_octo.recipes.octothinker import PLOTTED_STEPS_PER_STEP
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.tokenization.config import Tokenization
 from megatron_octo.training import estimate
 from megatron_octo.training.config import MidTraining
-from megatron_octo.units import bytes_, count
+from megatron_octo.units import bytes_, count, counted
 
 #: Measured on one core of a Sapphire Rapids, JSONL to shuffled shards, 128k vocabulary (docs/measurements.md).
 TOKENS_PER_SECOND_AND_CORE = 20e6
