@@ -14,6 +14,8 @@ from megatron_octo.conversion.plan import Copy, OutputFile, Wanted
 from megatron_octo.errors import ArtifactError, ConfigError
 
 BLOCK_BYTES = 8 << 20
+#: Read at a time where pieces are put together or cast: less than a processor's cache.
+SCRATCH_BYTES = 1 << 20
 
 Bytes = npt.NDArray[np.uint8]
 Block = tuple[int, int]
@@ -32,6 +34,7 @@ class Sources:
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
         self._lock = threading.Lock()
+        self._scratch = threading.local()
 
     def __enter__(self) -> "Sources":
         return self
@@ -54,9 +57,10 @@ class Sources:
             if copy.contiguous and copy.length == wanted.row_bytes and not _is_cast(wanted, copy):
                 self._read_into(rows[copy.row : copy.row + copy.count].reshape(-1), copy)
                 continue
-            numbers = self._cast(wanted, copy, self._read(copy))
-            start = copy.column * wanted.dtype.itemsize
-            rows[copy.row : copy.row + copy.count, start : start + numbers.shape[1]] = numbers
+            for done in range(0, copy.count, at_once := max(1, SCRATCH_BYTES // copy.stride)):
+                numbers = self._cast(wanted, copy, self._read(copy, done, min(at_once, copy.count - done)))
+                row, start = copy.row + done, copy.column * wanted.dtype.itemsize
+                rows[row : row + len(numbers), start : start + numbers.shape[1]] = numbers
 
     def _descriptor(self, file: Path) -> int:
         with self._lock:
@@ -67,22 +71,20 @@ class Sources:
                     raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
             return self._descriptors[file]
 
-    def _read(self, copy: Copy) -> Bytes:
-        """Bytes [count, length] as they lie in the file."""
-        if copy.contiguous:
-            buffer = np.empty(copy.count * copy.length, np.uint8)
-            self._read_into(buffer, copy)
-            return buffer.reshape(copy.count, copy.length)
-        pieces = np.empty((copy.count, copy.length), np.uint8)
-        # with the gaps between them, a block at a time
-        at_once = max(1, BLOCK_BYTES // copy.stride)
-        for first in range(0, copy.count, at_once):
-            some = pieces[first : first + at_once]
-            # The last piece has no gap behind it.
-            buffer = np.empty(len(some) * copy.stride, np.uint8)
-            self._read_into(buffer[: (len(some) - 1) * copy.stride + copy.length], copy, skip=first * copy.stride)
-            some[:] = buffer.reshape(len(some), copy.stride)[:, : copy.length]
-        return pieces
+    def _read(self, copy: Copy, done: int, count: int) -> Bytes:
+        """`count` of the pieces, [count, length], good until this thread's next call."""
+        stride = copy.stride if count > 1 else copy.length
+        # The last piece has no gap behind it.
+        buffer, needed = self._buffer(count * stride), (count - 1) * stride + copy.length
+        self._read_into(buffer[:needed], copy, skip=done * copy.stride)
+        return buffer.reshape(count, stride)[:, : copy.length]
+
+    def _buffer(self, size: int) -> Bytes:
+        """This thread's own: memory that is new for every piece costs more than reading it."""
+        found: Bytes | None = getattr(self._scratch, "buffer", None)
+        if found is None or found.size < size:
+            found = self._scratch.buffer = np.empty(max(size, SCRATCH_BYTES), np.uint8)
+        return found[:size]
 
     def _read_into(self, target: Bytes, copy: Copy, *, skip: int = 0) -> None:
         descriptor, read = self._descriptor(copy.box.file), 0
