@@ -121,8 +121,8 @@ def stage(
         }
         | {name: _identify(path, raw=True) for name, path in (raw_inputs or {}).items()},
     }
-    _require_outside(directory, inputs or {}, raw_inputs or {})
     found = _own_mark(directory, kind=kind, force=force)
+    _require_outside(directory, inputs or {}, raw_inputs or {})
     if found is None and shared:
         found = _create_mark(directory, asked)
     if found is not None:
@@ -145,9 +145,8 @@ def stage(
     except BaseException:
         if not current.resumable:
             _clear(directory)
-        elif (
-            directory.is_dir() and not shared and not is_done(directory)
-        ):  # a resumed stage reports the time of all its tries
+        # A resumed stage reports the time of all its tries.
+        elif directory.is_dir() and not shared and not is_done(directory):
             with contextlib.suppress(OSError):  # such as a full disk, which is what the caller is about to say
                 write_json(directory / MARK, mark | {"wall_seconds": carried + time.time() - started})
         raise
@@ -288,29 +287,38 @@ def sync_file(path: Path) -> None:
 @contextlib.contextmanager
 def one_at_a_time(directory: Path) -> Iterator[None]:
     """Processes that share a stage and see its last part made at the same moment put it together one after the other."""
-    with _locked(directory, fcntl.LOCK_EX):
-        yield
+    file = directory / ".finishing"
+    try:
+        with _locked(file, fcntl.LOCK_EX):
+            yield
+    finally:
+        # Not before: whoever waits for it would let in one who makes it anew. Afterwards all of them see that it is done.
+        if is_done(directory):
+            file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def alone(directory: Path, *, shared: bool) -> Iterator[None]:
-    """Keep out a second process that would make the same stage, or with `shared` one that does not share it.
+def alone(file: Path, *, shared: bool) -> Iterator[None]:
+    """Keep out a second process that would do the same work, or with `shared` one that does not share it.
 
-    For the inside of a stage: it is its directory that is locked. Raises `ArtifactError` where another process is at work.
+    Args:
+        file: what is locked, in the directory of the work; made, and left there.
+
+    Raises `ArtifactError` where another process is at work.
     """
     try:
-        with _locked(directory, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB):
+        with _locked(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB):
             yield
     except BlockingIOError as error:
         raise ArtifactError(
-            f"another process is making the stage in {directory}; wait for it, or name another directory"
+            f"another process is at work in {file.parent}; wait for it, or name another directory"
         ) from error
 
 
 @contextlib.contextmanager
-def _locked(directory: Path, how: int) -> Iterator[None]:
-    """Nothing is left behind, whatever ends the process. File systems without locks let everybody in."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def _locked(file: Path, how: int) -> Iterator[None]:
+    """A regular file, open for writing: network file systems lock nothing else for all machines. Those without locks let everybody in."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(descriptor, how)

@@ -8,6 +8,7 @@ Blocks are written with O_DIRECT: with the page cache between, a copy costs twic
 (docs/measurements.md#conversion).
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -18,10 +19,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -80,8 +80,8 @@ def make(files: Sequence[OutputFile], directory: Path, *, workers: int, advance:
         ThreadPoolExecutor(FILES_AT_ONCE, "file") as makers,
     ):
         maker = _Maker(directory, sources, copiers, window=workers + 1, advance=advance)
-        making = [makers.submit(maker.make, file) for file in files]
         try:
+            making = [makers.submit(maker.make, file) for file in files]
             for made in wait(making, return_when=FIRST_EXCEPTION).done:
                 made.result()
         except BaseException:
@@ -115,10 +115,18 @@ class _Maker:
 
     def make(self, file: OutputFile) -> None:
         with _Target(self._directory / file.name, file.size) as target:
+            # While it waited for the file, another task that was given the same share may have made it.
+            if finished(file, self._directory) is not None:
+                self._advance_by(file.size)
+                return
+            # A mark of the file as it was would vouch for what is written now.
+            mark(file, self._directory).unlink(missing_ok=True)
+            artifacts.sync_directory(self._directory)
             sha256 = self._copy(file, target)
-        require_same_sources([file])
-        made = Mark(digest=file.digest, bytes=file.size, sha256=sha256)
-        artifacts.write_json(mark(file, self._directory), asdict(made))
+            target.complete()
+            require_same_sources([file])
+            made = Mark(digest=file.digest, bytes=file.size, sha256=sha256)
+            artifacts.write_json(mark(file, self._directory), asdict(made))
 
     def _copy(self, file: OutputFile, target: "_Target") -> str:
         """sha256 of the file: blocks are hashed in their order while others are read and written."""
@@ -139,13 +147,15 @@ class _Maker:
                 copied.result()
                 found.update(buffer.data[:size])
                 free.append(buffer)
-                with self._advancing:
-                    self._advance(size)
+                self._advance_by(size)
         finally:
-            # Nobody writes to a file that is closed.
-            for _, _, copied in flying:
-                copied.cancel() or copied.exception()
-        raise KeyboardInterrupt
+            # Nobody may write to a file that is closed.
+            wait([copied for _, _, copied in flying if not copied.cancel()])
+        raise CancelledError
+
+    def _advance_by(self, size: int) -> None:
+        with self._advancing:
+            self._advance(size)
 
     def _copy_block(self, file: OutputFile, target: "_Target", buffer: Bytes, start: int, size: int) -> None:
         fill(buffer[:size], file, start, self._sources)
@@ -153,11 +163,11 @@ class _Maker:
 
 
 class _Target:
-    """A file that is written in aligned blocks by several threads; on the disk when it is closed without an error."""
+    """A file that is written in aligned blocks by several threads of one process: another one waits for it."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._size = size
-        # Not cut off first: two tasks that were given the same share write the same bytes.
+        # Not cut off: what is there already takes no disk again.
         flags = os.O_WRONLY | os.O_CREAT
         try:
             self._descriptor = os.open(path, flags | os.O_DIRECT, 0o666)
@@ -165,37 +175,47 @@ class _Target:
             if error.errno != errno.EINVAL:
                 raise
             self._descriptor = os.open(path, flags, 0o666)  # such as tmpfs
+        self._lock(path)
 
     def __enter__(self) -> "_Target":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                os.ftruncate(self._descriptor, self._size)
-                os.fsync(self._descriptor)
-        finally:
-            os.close(self._descriptor)
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def complete(self) -> None:
+        """Everything is written: cut off what is beyond, and see it to the disk."""
+        os.ftruncate(self._descriptor, self._size)
+        os.fsync(self._descriptor)
 
     def write(self, buffer: Bytes, offset: int, size: int) -> None:
         """The first `size` bytes of an aligned buffer; what is written beyond them is cut off in the end."""
         left = -(-size // ALIGNMENT) * ALIGNMENT
         while left:
+            direct = self._is_direct()
             try:
                 written = os.pwrite(self._descriptor, buffer.data[:left], offset)
             except OSError as refused:
-                if refused.errno != errno.EINVAL or not self._write_buffered():
+                if refused.errno != errno.EINVAL or not direct:
                     raise
+                self._write_buffered()
                 continue
             buffer, offset, left = buffer[written:], offset + written, left - written
 
-    def _write_buffered(self) -> bool:
-        """Through the page cache from now on. False where it was so already."""
+    def _is_direct(self) -> bool:
+        return bool(fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+
+    def _write_buffered(self) -> None:
+        """Through the page cache from now on."""
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
         fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-        return bool(flags & os.O_DIRECT)
+
+    def _lock(self, path: Path) -> None:
+        with contextlib.suppress(OSError):  # file systems without locks
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        if not path.exists() or path.stat().st_ino != os.fstat(self._descriptor).st_ino:
+            os.close(self._descriptor)
+            raise ArtifactError(f"another process made {path} and moved it away; run it again")
 
 
 def _aligned(size: int) -> Bytes:

@@ -29,6 +29,8 @@ class Export:
     #: Where files go in the stage directory, and the one without which nothing loads them.
     place = Path()
     last = CONFIG_FILE
+    #: Weights of another plan, which loaders might take before ours.
+    leftovers = ("model*.safetensors", "model.safetensors.index.json")
 
     def __init__(self, config: Conversion) -> None:
         self.config = config

@@ -35,6 +35,8 @@ class Import:
     #: Where files go in the stage directory, and the one without which nothing loads them.
     place = Path("checkpoints/iter_0000000")
     last = "metadata.json"
+    #: Files of another plan.
+    leftovers = ("checkpoints/iter_0000000/*",)
 
     def __init__(self, config: Conversion) -> None:
         self.config = config

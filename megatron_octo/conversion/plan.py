@@ -184,7 +184,15 @@ class OutputFile:
 
 
 def _digest(file: OutputFile) -> str:
-    decisive = (file.size, sorted(file.literals.items()), list(file.sources.items()), file.tensors)
+    # Every stored tensor once: many runs come from the same one.
+    stored = {id(run.source): run.source for _, wanted in file.tensors for run in wanted.runs}
+    number = {identity: index for index, identity in enumerate(stored)}
+    tensors = [
+        (offset, wanted.name, wanted.shape, wanted.dtype,
+         [(number[id(run.source)], run.source_row, run.row, run.count) for run in wanted.runs])
+        for offset, wanted in file.tensors
+    ]  # fmt: skip
+    decisive = (file.size, sorted(file.literals.items()), list(file.sources.items()), list(stored.values()), tensors)
     return hashlib.sha256(repr(decisive).encode()).hexdigest()
 
 

@@ -71,7 +71,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def entries(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()}
+    return {path.name for path in directory.iterdir()} - {".finishing"}  # what tasks wait for until all is done
 
 
 @pytest.mark.parametrize("direction", Direction)
@@ -116,8 +116,19 @@ def test_a_conversion_killed_at_its_end_is_no_model(
     there = {path.name for path in out.rglob("*") if run.PARTIAL not in path.parts}
     assert any(name.endswith((".distcp", ".safetensors")) for name in there)
     assert there & {"config.json", "latest", "metadata.json"} == set()
+    weights = {
+        path.name: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".distcp", ".safetensors")
+    }
+    (next(path for path in out.rglob("*") if path.name in weights).parent / "notes.txt").write_text("mine")
+    if direction is Direction.TO_HF:
+        (out / "model-00001-of-00099.safetensors").write_bytes(b"of another plan")
     said(start(config, out))
-    assert contents(out) == contents(convert(config, tmp_path / "whole"))
+    made = contents(out)
+    made.pop("notes.txt", None)
+    made.pop("checkpoints/iter_0000000/notes.txt", None)
+    assert made == contents(convert(config, tmp_path / "whole"))
+    # Nothing was copied again.
+    assert {path.name: path.stat().st_mtime_ns for path in out.rglob("*") if path.name in weights} == weights
 
 
 def test_tasks_without_a_file_leave_nothing(models: Path, tmp_path: Path) -> None:
@@ -385,9 +396,9 @@ def test_a_second_process_is_kept_out(models: Path, tmp_path: Path) -> None:
     last = sorted(path.name for path in convert(config, tmp_path / "whole").rglob("*.safetensors"))[-1]
     said(start(config, out, last, "2", program=KILLED), code=-9)
     finished = entries(out / run.PARTIAL)
-    with artifacts.alone(out / run.PARTIAL, shared=False):
+    with artifacts.alone(out / run.PARTIAL / run.LOCK, shared=False):
         errors = said(start(config, out), code=2)
-    assert f"another process is making the stage in {out / run.PARTIAL}" in errors
+    assert f"another process is at work in {out / run.PARTIAL}" in errors
     assert entries(out / run.PARTIAL) == finished
     said(start(config, out))
     assert contents(out) == contents(tmp_path / "whole")

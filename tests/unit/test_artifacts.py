@@ -365,17 +365,35 @@ def test_a_directory_that_cannot_be_renamed_is_emptied(tmp_path: Path, monkeypat
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_one_process_at_a_time_makes_a_stage(tmp_path: Path) -> None:
+def test_one_process_at_a_time_works_somewhere(tmp_path: Path) -> None:
     def enter(*, shared: bool) -> None:
-        with artifacts.alone(tmp_path, shared=shared):
+        with artifacts.alone(tmp_path / ".lock", shared=shared):
             pass
 
-    with artifacts.alone(tmp_path, shared=True):
+    with artifacts.alone(tmp_path / ".lock", shared=True):
         enter(shared=True)
-        with pytest.raises(ArtifactError, match="another process is making the stage"):
+        with pytest.raises(ArtifactError, match="another process is at work in"):
             enter(shared=False)
     enter(shared=False)
-    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_what_is_locked_for_the_end_goes_when_it_is_reached(tmp_path: Path, done: bool) -> None:
+    """While others may still wait for it, it stays: one who makes it anew would not wait for them."""
+
+    def work() -> None:
+        with artifacts.one_at_a_time(tmp_path / "out"):
+            if not done:
+                raise ValueError("failed")
+
+    make(tmp_path / "out")
+    artifacts.write_json(tmp_path / "out" / artifacts.MARK, mark(tmp_path / "out") | {"done": done})
+    if done:
+        work()
+    else:
+        with pytest.raises(ValueError, match="failed"):
+            work()
+    assert (tmp_path / "out" / ".finishing").exists() is not done
 
 
 def test_a_finished_stage_stays_finished_whatever_another_process_ends_with(tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
+import dataclasses
 import errno
 import fcntl
 import json
 import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from megatron_octo.conversion import copying, plan
+from megatron_octo.conversion import copying, plan, sources
 from megatron_octo.conversion.dtypes import BF16, FP16, FP32
 from megatron_octo.conversion.plan import Box, OutputFile, Run, Stored, Wanted
 from megatron_octo.errors import ArtifactError, ConfigError
 
-ROWS, COLUMNS = 300, 200
+#: A row is longer than the smallest block.
+ROWS, COLUMNS = 30, 2000
 WEIGHT = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(np.float32)
 
 
@@ -31,8 +36,8 @@ def whole(directory: Path) -> Stored:
 def grid(directory: Path) -> Stored:
     """The weight in four pieces, in files of their own."""
     boxes = []
-    for row, rows in ((0, 100), (100, 200)):
-        for column, columns in ((0, 150), (150, 50)):
+    for row, rows in ((0, 10), (10, 20)):
+        for column, columns in ((0, 1500), (1500, 500)):
             file = directory / f"box-{row}-{column}"
             file.write_bytes(WEIGHT[row : row + rows, column : column + columns].tobytes())
             boxes.append(Box(file, 0, row, column, rows, columns, columns * 4))
@@ -59,15 +64,17 @@ def swapped(source: Stored, dtype: Any = FP32) -> Wanted:
     return Wanted("out", WEIGHT.shape, dtype, (Run(source, half, 0, half), Run(source, 0, half, half)))
 
 
-EXPECTED = np.concatenate([WEIGHT[150:], WEIGHT[:150]])
+EXPECTED = np.concatenate([WEIGHT[15:], WEIGHT[:15]])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("scratch_bytes", [100, 40_000, 1 << 20])
 @pytest.mark.parametrize("block_bytes", [4096, 5 * 4096, 1 << 20])
 def test_rows_arrive_where_they_belong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Any, block_bytes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Any, block_bytes: int, scratch_bytes: int
 ) -> None:
     monkeypatch.setattr(copying, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(sources, "SCRATCH_BYTES", scratch_bytes)
     advanced: list[float] = []
     file = output(swapped(layout(tmp_path)))
     copying.make([file], tmp_path, workers=3, advance=lambda amount=1, note="": advanced.append(amount))
@@ -76,7 +83,11 @@ def test_rows_arrive_where_they_belong(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_numbers_are_cast_on_the_way(tmp_path: Path, layout: Any) -> None:
+@pytest.mark.parametrize("scratch_bytes", [20_000, 1 << 20])
+def test_numbers_are_cast_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Any, scratch_bytes: int
+) -> None:
+    monkeypatch.setattr(sources, "SCRATCH_BYTES", scratch_bytes)
     copying.make([output(swapped(layout(tmp_path), BF16))], tmp_path, workers=2, advance=ignore)
     assert (tmp_path / "out").read_bytes()[6:] == EXPECTED.astype(BF16.numpy).tobytes()
 
@@ -100,7 +111,8 @@ def test_file_systems_without_direct_writes(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "open", open_)
     monkeypatch.setattr(os, "pwrite", write)
-    copying.make([output(swapped(whole(tmp_path)))], tmp_path, workers=2, advance=ignore)
+    monkeypatch.setattr(copying, "BLOCK_BYTES", 4096)  # several workers are refused
+    copying.make([output(swapped(whole(tmp_path)))], tmp_path, workers=4, advance=ignore)
     assert (tmp_path / "out").read_bytes()[6:] == EXPECTED.tobytes()
     assert bool(direct) is (refuses == "write")
 
@@ -188,3 +200,47 @@ def test_a_failed_file_does_not_undo_the_ones_before(tmp_path: Path, monkeypatch
         copying.make([good, bad], tmp_path, workers=2, advance=ignore)
     assert copying.finished(good, tmp_path) is not None
     assert copying.finished(bad, tmp_path) is None
+
+
+def test_a_mark_does_not_outlive_the_file_it_was_made_for(tmp_path: Path) -> None:
+    """Made of one source, half overwritten with another, and the first is back: the old mark would fit again."""
+    file = output(swapped(whole(tmp_path)))
+    copying.make([file], tmp_path, workers=2, advance=ignore)
+    shutil.copy2(tmp_path / "whole", tmp_path / "first")
+    (tmp_path / "whole").write_bytes(b"x" * (tmp_path / "whole").stat().st_size)
+    other = output(
+        swapped(Stored("weight", WEIGHT.shape, FP32, (Box(tmp_path / "whole", 10, 0, 0, ROWS, COLUMNS, COLUMNS * 4),)))
+    )
+    os.truncate(tmp_path / "whole", 5000)  # the second ends in the middle
+    with pytest.raises(ArtifactError):
+        copying.make([other], tmp_path, workers=2, advance=ignore)
+    assert not copying.mark(file, tmp_path).exists()
+
+
+def test_bytes_are_on_the_disk_before_the_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = output(swapped(whole(tmp_path)))
+    sync, synced = os.fsync, []
+
+    def note(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), copying.mark(file, tmp_path).exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    copying.make([file], tmp_path, workers=2, advance=ignore)
+    assert (str(tmp_path / "out"), False) in synced
+
+
+def test_two_processes_with_the_same_share_make_it_once(tmp_path: Path) -> None:
+    file = output(swapped(whole(tmp_path)))
+    with ThreadPoolExecutor(1) as other:
+        with copying._Target(tmp_path / "out", file.size):
+            waiting = other.submit(copying.make, [file], tmp_path, workers=1, advance=ignore)
+            time.sleep(0.2)
+            assert not waiting.done()
+            (tmp_path / "out").write_bytes(b"header" + EXPECTED.tobytes())
+            made = copying.Mark(digest=file.digest, bytes=file.size, sha256="made by the first")
+            copying.mark(file, tmp_path).write_text(json.dumps(dataclasses.asdict(made)))
+        waiting.result()
+    found = copying.finished(file, tmp_path)
+    assert found is not None
+    assert found.sha256 == "made by the first"
