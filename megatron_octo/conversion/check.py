@@ -27,15 +27,16 @@ def differing(one: Sequence[Wanted], other: Sequence[Wanted], *, workers: int, a
     found = []
     with Sources() as sources, ThreadPoolExecutor(workers) as pool:
         # The first error cancels what has not begun.
-        results = pool.map(lambda left, right: _equal(sources, left, right), one, other)
-        for wanted, equal in zip(one, results, strict=True):
-            if not equal:
+        results = pool.map(lambda left, right: equal(sources, left, right), one, other)
+        for wanted, same in zip(one, results, strict=True):
+            if not same:
                 found.append(wanted.name)
             advance(wanted.num_bytes)
     return found
 
 
-def _equal(sources: Sources, one: Wanted, other: Wanted) -> bool:
+def equal(sources: Sources, one: Wanted, other: Wanted) -> bool:
+    """Whether two tensors hold the same bytes."""
     return all(np.array_equal(sources.gather(one, *block), sources.gather(other, *block)) for block in blocks(one))
 
 

@@ -5,14 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from megatron_octo.conversion import hf_files, layout, plan, safetensors_header
+from megatron_octo.conversion import check, hf_files, layout, plan, safetensors_header
 from megatron_octo.conversion.dtypes import FP32
 from megatron_octo.conversion.hf_files import INDEX, SINGLE
 from megatron_octo.conversion.plan import Box, OutputFile, Run, Stored, Wanted
 from megatron_octo.conversion.safetensors_header import FORMATS
-from megatron_octo.conversion.sources import Sources, blocks
+from megatron_octo.conversion.sources import Sources
 from megatron_octo.errors import ArtifactError, listed
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -134,9 +132,7 @@ def _equal(one: Stored, other: Stored) -> bool:
     dtype = one.dtype if one.dtype == other.dtype else FP32
     left, right = (Wanted(it.name, it.shape, dtype, (Run(it, 0, 0, it.rows),)) for it in (one, other))
     with Sources() as sources:
-        return all(
-            np.array_equal(sources.gather(left, *block), sources.gather(right, *block)) for block in blocks(left)
-        )
+        return check.equal(sources, left, right)
 
 
 def _hint(missing: Sequence[str], unexpected: Sequence[str]) -> str:

@@ -132,7 +132,7 @@ def _model_of_others(checkpoint: Path, reference: Path | None) -> ModelConfig:
     """From Megatron-LM's arguments, or from the reference for a checkpoint of a tool that keeps none."""
     described = hf_config.read_config(reference) if reference is not None else None
     has_common = (checkpoint / torch_dist.COMMON).is_file()
-    args = torch_dist.Checkpoint(checkpoint).common().get("args") if has_common else None
+    args = torch_dist.common(checkpoint).get("args") if has_common else None
     if args is not None:
         vocab_size = described.vocab_size if described is not None else None
         return megatron_lm.model(args, vocab_size=vocab_size, where=str(checkpoint))

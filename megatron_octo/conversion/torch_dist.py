@@ -129,17 +129,6 @@ class Checkpoint:
         dtype = dtypes[0] if dtypes else parts[0].entry.dtype
         return plan.stored(spell(key, layer), (rows, *parts[0].shape[1:]), dtype, tuple(boxes))
 
-    def common(self) -> dict[str, Any]:
-        """What is not sharded: arguments, iteration, ...; objects of any class as dicts of their attributes."""
-        file = self.directory / COMMON
-        try:
-            found = _plain(torch_archive.read(file, inert=True))
-        except OSError as error:
-            raise ArtifactError(f"cannot read {file}: {error.strerror}; the checkpoint is incomplete") from error
-        if not isinstance(found, dict):
-            raise ArtifactError(f"{file} holds {type(found).__name__}, not a dict; the checkpoint is damaged")
-        return found
-
     def _find(self, key: str, layer: int | None) -> list[_Part]:
         """Where a weight is, in the order of its rows; the fp32 copies count only when it is nowhere else."""
         own = None if layer is None else key.replace(LAYERS, f"{LAYERS}{layer}.", 1)
@@ -217,6 +206,22 @@ def _merged(weights: Sequence[Weight]) -> list[str]:
     return [
         spell(key, found[0]) if len(found) == 1 else f"{key} ({len(found)} layers)" for key, found in layers.items()
     ]
+
+
+def common(directory: Path) -> dict[str, Any]:
+    """What of a checkpoint is not sharded: arguments, iteration, ...; objects of any class as dicts of their attributes.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    file = directory / COMMON
+    try:
+        found = _plain(torch_archive.read(file, inert=True))
+    except OSError as error:
+        raise ArtifactError(f"cannot read {file}: {error.strerror}; the checkpoint is incomplete") from error
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{file} holds {type(found).__name__}, not a dict; the checkpoint is damaged")
+    return found
 
 
 def _plain(value: Any) -> Any:

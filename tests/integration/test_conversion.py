@@ -12,7 +12,7 @@ import tiny_training
 import torch
 from ranks import Ranks
 from safetensors.torch import load_file, save_file
-from tiny_conversions import assert_same_weights, change_model, from_hf, phase, to_hf
+from tiny_conversions import assert_same_weights, change_model, from_hf, phase, to_hf, write_corpora
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_octo import artifacts
@@ -49,10 +49,7 @@ def difference(megatron: Path, hugging_face: Path) -> float:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("conversion")
-    for seed, corpus in enumerate(("prose", "code")):
-        tiny_training.write_shards(root / "shards", corpus, windows=40, seed=seed)
-    return root
+    return write_corpora(tmp_path_factory.mktemp("conversion"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,16 @@ import tiny_families
 import tiny_training as tiny
 import torch
 from ranks import Ended, Ranks
-from tiny_conversions import assert_same, assert_same_weights, change_model, from_hf, phase, to_hf, weights
+from tiny_conversions import (
+    assert_same,
+    assert_same_weights,
+    change_model,
+    from_hf,
+    phase,
+    to_hf,
+    weights,
+    write_corpora,
+)
 from torch.distributed import checkpoint as torch_checkpoint
 
 from megatron_octo.conversion import origin
@@ -81,10 +90,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("layouts")
-    for seed, corpus in enumerate(("prose", "code")):
-        tiny.write_shards(root / "shards", corpus, windows=40, seed=seed)
-    return root
+    return write_corpora(tmp_path_factory.mktemp("layouts"))
 
 
 def imported(root: Path, family: str) -> Path:

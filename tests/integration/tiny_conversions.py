@@ -14,6 +14,13 @@ from megatron_octo.conversion.config import Conversion, Direction
 from megatron_octo.training.config import MidTraining
 
 
+def write_corpora(root: Path) -> Path:
+    """The corpora of `phase`, below `root`, which is returned."""
+    for seed, corpus in enumerate(("prose", "code")):
+        tiny_training.write_shards(root / "shards", corpus, windows=40, seed=seed)
+    return root
+
+
 def from_hf(source: Path, out: Path, **fields: Any) -> Path:
     conversion.run(Conversion(direction=Direction.FROM_HF, source=source, **fields), out, False)
     return out

@@ -375,7 +375,7 @@ def test_common_is_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     args = argparse.Namespace(num_layers=16, direction=Direction.TO_HF, evil=Evil(), betas=(0.9, 0.95))
     torch.save({"args": args, "iteration": 7}, tmp_path / "common.pt")
-    common = checkpoint.common()
+    common = torch_dist.common(checkpoint.directory)
     assert common["iteration"] == 7
     assert common["args"]["num_layers"] == 16
     assert common["args"]["betas"] == [0.9, 0.95]
@@ -438,7 +438,7 @@ def test_reads_what_it_writes(tmp_path: Path) -> None:
     checkpoint.require([each for each, _ in layers()])
     assert numbers(checkpoint.stored(FC2, 1)) == STACKED[1].tolist()
     assert numbers(checkpoint.stored(NORM, None)) == [1.5, -2.0]
-    assert checkpoint.common() == {}
+    assert torch_dist.common(checkpoint.directory) == {}
 
 
 def test_metadata_is_what_torch_would_write(tmp_path: Path) -> None:
