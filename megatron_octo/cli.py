@@ -14,7 +14,7 @@ import typer
 from megatron_octo import process, recipes, units
 from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
 from megatron_octo.curation.config import TinyWorld
-from megatron_octo.errors import OctoError
+from megatron_octo.errors import ConfigError, OctoError
 from megatron_octo.evaluation.config import Evaluation
 from megatron_octo.launch import doctor as health
 from megatron_octo.launch import explain, local, verbs
@@ -223,6 +223,9 @@ def rl(
     eval_set: Annotated[list[str], typer.Option(help="NAME=FILE.jsonl of a set the recipe evaluates on")],
     out: Out,
     overrides: Overrides = None,
+    restart_from: Annotated[
+        int | None, typer.Option(min=0, help="forget what came after this step's checkpoint and go on from it")
+    ] = None,
     on: On = "local",
     nodes: Nodes = 1,
     dry_run: DryRun = False,
@@ -230,7 +233,7 @@ def rl(
 ) -> None:
     """Reinforcement learning with verifiable rewards on one model."""
     spec = verbs.recipe(recipe, ReinforcementLearning, overrides or [])
-    job = verbs.rl(spec, model=model, prompts=prompts, eval_sets=eval_set, out=out)
+    job = verbs.rl(spec, model=model, prompts=prompts, eval_sets=eval_set, out=out, restart_from=restart_from)
     _run_one(job, on, nodes, dry_run, force)
 
 
@@ -239,7 +242,10 @@ def eval_(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Hugging Face directory")],
     dataset: Annotated[Path, typer.Option(help='JSONL of {"question", "answer"}')],
     out: Out,
-    template: Annotated[Template, typer.Option(help="prompt template")] = Template.SIMPLE,
+    template: Annotated[
+        Template | None, typer.Option(help="prompt template; default: simple, or file with --template-file")
+    ] = None,
+    template_file: Annotated[Path | None, typer.Option(help="a text of your own with {question} in it")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="most tokens of a response")] = 1024,
     batch_size: Annotated[int, typer.Option(min=1, help="responses generated together")] = 32,
     on: On = "local",
@@ -249,7 +255,12 @@ def eval_(
 ) -> None:
     """Score one model on a set of questions: accuracy with intervals, lengths, samples."""
     settings = Evaluation(
-        model=model, dataset=dataset, template=template, max_new_tokens=max_new_tokens, batch_size=batch_size
+        model=model,
+        dataset=dataset,
+        template=template or (Template.FILE if template_file else Template.SIMPLE),
+        template_file=template_file,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
     )
     _run_one(verbs.evaluate(settings, out), on, nodes, dry_run, force)
 
@@ -269,11 +280,28 @@ def plot(
 
 @app.command()
 def doctor(
-    recipe: Annotated[str | None, typer.Argument(help="a phase of mid-training: does this machine hold it?")] = None,
+    recipe: Annotated[str | None, typer.Argument(help="a phase of mid-training or of RL: will it run here?")] = None,
     overrides: Overrides = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="processes; default: one per GPU, or one")] = None,
+    model: Annotated[Path | None, typer.Option(help="RL: Hugging Face directory to start from")] = None,
+    prompts: Annotated[Path | None, typer.Option(help='RL: JSONL of {"question", "answer"}')] = None,
+    eval_set: Annotated[list[str] | None, typer.Option(help="RL: NAME=FILE.jsonl of a set to evaluate on")] = None,
+    out: Annotated[Path, typer.Option(help="RL: where the run would write")] = Path(),
+    probe: Annotated[int, typer.Option(min=0, help="RL: prompts to sample from the model; 0: none")] = 16,
 ) -> None:
     """Say what this machine has and lacks for each stage, and for a recipe."""
+    kind = verbs.recipe(recipe, object, ()) if recipe is not None else None
+    if recipe is not None and isinstance(kind, ReinforcementLearning):
+        if model is None or prompts is None:
+            raise ConfigError(
+                f"{recipe} is RL; name what it would run on: --model DIR --prompts FILE --eval-set NAME=FILE"
+            )
+        spec = verbs.recipe(recipe, ReinforcementLearning, overrides or [])
+        job = verbs.rl(spec, model=model, prompts=prompts, eval_sets=eval_set or [], out=out)
+        health.require(job.module)
+        if not health.preflight(job, prompts=probe):
+            raise typer.Exit(1)
+        return
     text, healthy = health.examine(Path.cwd())
     typer.echo(text)
     if recipe is not None:

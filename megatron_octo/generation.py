@@ -14,13 +14,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from megatron_octo.errors import ArtifactError
+from megatron_octo.errors import ArtifactError, ConfigError
 from megatron_octo.templates import STOP_STRINGS, before_stop
 
 #: Tokens between two looks at which rows have ended.
 CHECK_EVERY = 8
-#: Tokens that hold a stop string for certain: one per character, plus what was sampled since the last look.
-STOP_WINDOW = CHECK_EVERY + max(map(len, STOP_STRINGS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +53,15 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Tokens of a prompt, beginning as the tokenizer begins a document (with BOS where its files say so) and left open."""
+    """Tokens of a prompt, beginning as the tokenizer begins a document (with BOS where its files say so) and left open.
+
+    Raises `ConfigError` where the prompt begins with BOS as text and the tokenizer puts another in front.
+    """
     ids: list[int] = tokenizer(prompt)["input_ids"]
+    if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+        raise ConfigError(
+            f"a prompt begins with {tokenizer.bos_token}, which the tokenizer puts there by itself; take it out of the template"
+        )
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
@@ -70,6 +75,7 @@ def generate(
     top_p: float = 1.0,
     batch_size: int | None = None,
     seed: int = 0,
+    stop_strings: Sequence[str] = STOP_STRINGS,
     advance: Callable[[int], object] = lambda responses: None,
 ) -> list[Response]:
     """One response per prompt, in the order of the prompts.
@@ -78,19 +84,21 @@ def generate(
         temperature: 0 is greedy.
         batch_size: responses at a time; memory grows with it. None takes all at once.
         seed: of this call alone; the global random state is neither read nor changed.
+        stop_strings: a response ends with the first of these, which its text leaves out.
         advance: called with the number of responses made since the last call.
     """
     encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
     sampler = _Sampler(temperature=temperature, top_p=top_p, seed=seed, device=model.device)
+    ending = _Ending(tokenizer, stop_strings)
     responses: dict[int, Response] = {}
     training = model.training
     model.train(mode=False)  # gradient checkpointing, on in training mode, would switch the KV cache off
     for start in range(0, len(order), batch_size or len(order)):
         batch = order[start : start + (batch_size or len(order))]
-        sampled = _generate_batch(model, tokenizer, [encoded[index] for index in batch], sampler, max_new_tokens)
+        sampled = _generate_batch(model, [encoded[index] for index in batch], sampler, ending, max_new_tokens)
         for index, tokens in zip(batch, sampled, strict=True):
-            responses[index] = _response(tokenizer, encoded[index], tokens)
+            responses[index] = ending.response(encoded[index], tokens)
         advance(len(batch))
     model.train(training)
     return [responses[index] for index in range(len(prompts))]
@@ -99,15 +107,15 @@ def generate(
 @torch.no_grad()
 def _generate_batch(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     sampler: "_Sampler",
+    ending: "_Ending",
     max_new_tokens: int,
 ) -> list[list[int]]:
     """Token ids per prompt, with up to `CHECK_EVERY` tokens too many. B: rows still going, T: tokens so far."""
-    input_ids, mask_BT = (tensor.to(model.device) for tensor in _left_pad(prompts, tokenizer.eos_token_id))
+    input_ids, mask_BT = (tensor.to(model.device) for tensor in _left_pad(prompts, ending.eos))
     positions = (mask_BT.cumsum(-1) - 1).clamp(min=0)
-    sampled = torch.full((len(prompts), max_new_tokens), tokenizer.eos_token_id, device=model.device)
+    sampled = torch.full((len(prompts), max_new_tokens), ending.eos, device=model.device)
     rows = torch.arange(len(prompts), device=model.device)
     cache = DynamicCache(config=model.config)
     for step in range(max_new_tokens):
@@ -120,7 +128,7 @@ def _generate_batch(
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], dim=1)
         positions = positions[:, -1:] + 1
         if (step + 1) % CHECK_EVERY == 0:
-            going = _still_going(tokenizer, sampled[rows, : step + 1])
+            going = ending.still_going(sampled[rows, : step + 1])
             if not len(going):
                 break
             if len(going) < len(rows):
@@ -137,34 +145,43 @@ def _left_pad(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.T
     return ids, mask
 
 
-def _still_going(tokenizer: PreTrainedTokenizerBase, sampled_BT: torch.Tensor) -> torch.Tensor:
-    """Indices of the rows without EOS or stop string."""
-    going = (sampled_BT != tokenizer.eos_token_id).all(dim=1).nonzero()[:, 0]
-    tails = [_decode(tokenizer, ids) for ids in sampled_BT[going, -STOP_WINDOW:].tolist()]
-    unstopped = [before_stop(tail) == tail for tail in tails]
-    left: torch.Tensor = going[torch.tensor(unstopped, dtype=torch.bool, device=going.device)]
-    return left
+class _Ending:
+    """Where responses end: at EOS or a stop string."""
 
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_strings: Sequence[str]) -> None:
+        self._tokenizer, self._stop_strings = tokenizer, stop_strings
+        self.eos: int = tokenizer.eos_token_id
+        #: Tokens that hold a stop string for certain: one per byte, plus what was sampled since the last look.
+        self._window = CHECK_EVERY + max((len(stop.encode()) for stop in stop_strings), default=0)
 
-def _response(tokenizer: PreTrainedTokenizerBase, prompt: list[int], sampled: list[int]) -> Response:
-    """Cut what was sampled at the first EOS or stop string."""
-    finished = tokenizer.eos_token_id in sampled
-    ids = sampled[: sampled.index(tokenizer.eos_token_id) + 1] if finished else sampled
-    text = _decode(tokenizer, ids)
-    kept = before_stop(text)
-    if kept != text:
-        return Response(prompt_ids=prompt, token_ids=_until_stop(tokenizer, ids), text=kept, finished=True)
-    return Response(prompt_ids=prompt, token_ids=ids, text=text, finished=finished)
+    def still_going(self, sampled_BT: torch.Tensor) -> torch.Tensor:
+        """Indices of the rows without EOS or stop string."""
+        going = (sampled_BT != self.eos).all(dim=1).nonzero()[:, 0]
+        unstopped = [not self._stops(ids) for ids in sampled_BT[going, -self._window :].tolist()]
+        left: torch.Tensor = going[torch.tensor(unstopped, dtype=torch.bool, device=going.device)]
+        return left
 
+    def response(self, prompt: list[int], sampled: list[int]) -> Response:
+        """Cut what was sampled at the first EOS or stop string."""
+        finished = self.eos in sampled
+        ids = sampled[: sampled.index(self.eos) + 1] if finished else sampled
+        text = _decode(self._tokenizer, ids)
+        kept = before_stop(text, self._stop_strings)
+        if kept != text:
+            return Response(prompt_ids=prompt, token_ids=self._until_stop(ids), text=kept, finished=True)
+        return Response(prompt_ids=prompt, token_ids=ids, text=text, finished=finished)
 
-def _until_stop(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """The shortest prefix that holds a stop string, by bisection."""
-    low, high = 1, len(ids)
-    while low < high:
-        middle = (low + high) // 2
-        text = _decode(tokenizer, ids[:middle])
-        low, high = (low, middle) if before_stop(text) != text else (middle + 1, high)
-    return ids[:low]
+    def _until_stop(self, ids: list[int]) -> list[int]:
+        """The shortest prefix that holds a stop string, by bisection."""
+        low, high = 1, len(ids)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._stops(ids[:middle]) else (middle + 1, high)
+        return ids[:low]
+
+    def _stops(self, ids: list[int]) -> bool:
+        text = _decode(self._tokenizer, ids)
+        return before_stop(text, self._stop_strings) != text
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

@@ -17,6 +17,7 @@ def answer(
     temperature: float,
     batch_size: int,
     seed: int,
+    stop_strings: Sequence[str],
     advance: Callable[[int], object],
 ) -> list[Response]:
     """One response per prompt, in order; fp32 on a CPU, bf16 on a GPU."""
@@ -30,5 +31,6 @@ def answer(
         temperature=temperature,
         batch_size=batch_size,
         seed=seed,
+        stop_strings=stop_strings,
         advance=advance,
     )

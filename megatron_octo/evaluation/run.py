@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_octo import artifacts, process, progress, questions
+from megatron_octo import artifacts, process, progress, questions, templates
 from megatron_octo.evaluation import metrics
 from megatron_octo.evaluation.config import Evaluation
 from megatron_octo.grading import Grade, grade_all
 from megatron_octo.questions import Question
-from megatron_octo.templates import render
 
 if TYPE_CHECKING:
     from megatron_octo.generation import Response
@@ -26,8 +25,7 @@ Row = dict[str, Any]
 
 def run(config: Evaluation, out: Path, force: bool) -> None:
     """Answer, grade and score one set of questions."""
-    inputs = {"model": config.model, "dataset": config.dataset}
-    with artifacts.stage(out, kind="evaluate", config=config, inputs=inputs, force=force) as stage:
+    with artifacts.stage(out, kind="evaluate", config=config, inputs=_inputs(config), force=force) as stage:
         if stage.done:
             return
         asked = questions.read(config.dataset)
@@ -41,6 +39,11 @@ def run(config: Evaluation, out: Path, force: bool) -> None:
             "tokens": sum(sample["num_tokens"] for sample in samples),
             "accuracy": scores["accuracy"]["mean"],
         }
+
+
+def _inputs(config: Evaluation) -> dict[str, Path]:
+    template = {"template_file": config.template_file} if config.template_file is not None else {}
+    return {"model": config.model, "dataset": config.dataset} | template
 
 
 def score(samples: Sequence[Row], samples_per_question: int) -> Row:
@@ -61,7 +64,8 @@ def _sample(config: Evaluation, asked: Sequence[Question]) -> list[Row]:
     # Not at the top: the grader's worker processes import this module again, and have no use for torch (seconds).
     from megatron_octo.evaluation import engines
 
-    prompts = [render(config.template, each.question) for each in asked]
+    template = templates.load(config.template, config.template_file)
+    prompts = [templates.render(template, each.question) for each in asked]
     with progress.bar(f"evaluate {config.dataset.stem}", total=len(asked), unit="responses") as advance:
         responses = engines.answer(
             config.model,
@@ -70,6 +74,7 @@ def _sample(config: Evaluation, asked: Sequence[Question]) -> list[Row]:
             temperature=config.temperature,
             batch_size=config.batch_size,
             seed=config.seed,
+            stop_strings=config.stop_strings,
             advance=advance,
         )
     grades = grade_all([response.text for response in responses], [each.answer for each in asked])

@@ -6,11 +6,14 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_octo import units
+from megatron_octo.config import dumps
 from megatron_octo.errors import ResourceError
+from megatron_octo.launch.jobs import Job
 from megatron_octo.training import estimate
 from megatron_octo.training.activations import Modules
 from megatron_octo.training.config import MidTraining
@@ -25,9 +28,16 @@ STAGES = {
     "megatron_octo.tokenization.run": ("tokenizers", "pyarrow", "numpy"),
     "megatron_octo.training.run": ("torch", "megatron-core", "psutil", "tensorboard"),
     "megatron_octo.conversion.run": ("numpy", "ml-dtypes", "psutil"),
-    "megatron_octo.rl.run": ("torch", "transformers", "trl", "datasets", "math-verify", "pebble"),
-    "megatron_octo.evaluation.run": ("torch", "transformers", "math-verify", "pebble"),
+    "megatron_octo.rl.run": ("torch", "transformers", "trl", "datasets", "math-verify"),
+    "megatron_octo.evaluation.run": ("torch", "transformers", "math-verify"),
     "megatron_octo.plotting.run": ("matplotlib", "jinja2"),
+}
+#: Stages with an environment of their own, and how to make it; a machine without one is not unwell.
+ELSEWHERE = {
+    "megatron_octo.rl.openrlhf_run": (
+        ("openrlhf", "ray", "deepspeed", "transformers", "math-verify", "tensorboard"),
+        "an environment of its own: docs/rl.md#openrlhf",
+    )
 }
 #: The machine the tiny study is made for; docs/measurements.md says what it used.
 STUDY_GIB = 8
@@ -59,6 +69,11 @@ def examine(directory: Path) -> tuple[str, bool]:
         stage = module.removeprefix("megatron_octo.").removesuffix(".run")
         lines.append(_line(stage, not missing, f"missing {', '.join(missing)}; {INSTALL}" if missing else found))
         healthy = healthy and not missing
+    for module, (packages, how) in ELSEWHERE.items():
+        missing = _missing(packages)
+        lines.append(
+            _line(module.removeprefix("megatron_octo."), None if missing else True, how if missing else "here")
+        )
     return "\n".join(lines), healthy
 
 
@@ -154,9 +169,28 @@ def _nvidia_smi() -> str:
 
 def require(module: str) -> None:
     """Raises `ResourceError` when a stage's process would not find its packages."""
-    missing = _missing(STAGES.get(module, ()))
+    packages, how = ELSEWHERE.get(module, (STAGES.get(module, ()), INSTALL))
+    missing = _missing(packages)
     if missing:
-        raise ResourceError(f"{module} needs {', '.join(missing)}, not installed; {INSTALL}")
+        raise ResourceError(f"{module} needs {', '.join(missing)}, not installed; {how}")
+
+
+def preflight(job: Job, *, prompts: int) -> bool:
+    """Whether an RL job passes every check of `rl/preflight.py`, which runs as a process and prints a line per check."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "job.json"
+        file.write_text(dumps(job.config))
+        command = [
+            sys.executable,
+            "-m",
+            "megatron_octo.rl.preflight",
+            str(file),
+            "--out",
+            str(job.out),
+            "--probe",
+            str(prompts),
+        ]
+        return subprocess.run(command, check=False).returncode == 0
 
 
 def _missing(packages: Sequence[str]) -> list[str]:

@@ -154,6 +154,8 @@ def _evaluation(study: Study, rl: ReinforcementLearning, *, model: Path, name: s
         model=model,
         dataset=out / "world" / "test.jsonl",
         template=rl.template,
+        template_file=rl.template_file,
+        stop_strings=rl.stop_strings,
         max_new_tokens=study.eval_max_new_tokens,
         batch_size=study.eval_batch_size,
     )

@@ -20,7 +20,7 @@ from megatron_octo.launch import conversion_source
 from megatron_octo.launch.jobs import Job
 from megatron_octo.plotting.config import Report
 from megatron_octo.recipes.study import Study, UserCorpus
-from megatron_octo.rl.config import ReinforcementLearning, RLJob, require_local_engine
+from megatron_octo.rl.config import Engine, ReinforcementLearning, RLJob
 from megatron_octo.tokenization import sources
 from megatron_octo.tokenization.config import SHUFFLE_SEED, Tokenization
 from megatron_octo.training.config import MidTraining, RunOptions, TrainingJob
@@ -163,9 +163,36 @@ def _made_from(out: Path) -> list[str | None] | None:
     return None
 
 
-def rl(spec: ReinforcementLearning, *, model: Path, prompts: Path, eval_sets: Sequence[str], out: Path) -> Job:
+#: The process of each engine. They live in environments of their own: OpenRLHF pins torch and transformers.
+RL_MODULES = {Engine.TRL: "megatron_octo.rl.run", Engine.OPENRLHF: "megatron_octo.rl.openrlhf_run"}
+
+
+def rl(
+    spec: ReinforcementLearning,
+    *,
+    model: Path,
+    prompts: Path,
+    eval_sets: Sequence[str],
+    out: Path,
+    restart_from: int | None = None,
+) -> Job:
+    return _job(
+        spec.name,
+        RL_MODULES[spec.engine],
+        rl_job(spec, model=model, prompts=prompts, eval_sets=eval_sets, restart_from=restart_from),
+        out,
+    )
+
+
+def rl_job(
+    spec: ReinforcementLearning,
+    *,
+    model: Path,
+    prompts: Path,
+    eval_sets: Sequence[str],
+    restart_from: int | None = None,
+) -> RLJob:
     """`eval_sets` are NAME=FILE words; every set of the recipe must be named."""
-    require_local_engine(spec)
     sets = {name: Path(file) for name, _, file in (word.partition("=") for word in eval_sets)}
     missing = [name for name in spec.eval_sets if not sets.get(name)]
     if missing:
@@ -173,8 +200,7 @@ def rl(spec: ReinforcementLearning, *, model: Path, prompts: Path, eval_sets: Se
             f"{spec.name} evaluates on {', '.join(missing)}; name the files: --eval-set {missing[0]}=FILE.jsonl"
         )
     _require_files((prompts, *sets.values()))
-    job = RLJob(recipe=spec, model=model, prompts=prompts, eval_sets=sets)
-    return _job(spec.name, "megatron_octo.rl.run", job, out)
+    return RLJob(recipe=spec, model=model, prompts=prompts, eval_sets=sets, restart_from=restart_from)
 
 
 def evaluate(settings: Evaluation, out: Path) -> Job:

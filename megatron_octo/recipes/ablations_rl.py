@@ -7,6 +7,7 @@ MATH500 numbers are the published ones, of one run each, at step 196 or, for the
 """
 
 from megatron_octo.recipes import ablations
+from megatron_octo.recipes.llama32_3b import RL_PLACEMENT  # the studies are on models of this size
 from megatron_octo.recipes.octothinker import CAP_4K, CAP_8K, LONG_COT_STEPS, TRAIN_STEPS, zero
 from megatron_octo.rl.config import LengthStage, ReinforcementLearning
 from megatron_octo.templates import Template
@@ -25,7 +26,9 @@ CAP_4K_THEN_8K = (
 
 def short_cot(base: MidTraining, *, name: str) -> ReinforcementLearning:
     """RL on web text or short chains of thought: simple template, cap 4k [P-§2]."""
-    return zero(name=name, init_from=base.name, template=Template.SIMPLE, length_schedule=CAP_4K)
+    return zero(
+        name=name, init_from=base.name, placement=RL_PLACEMENT, template=Template.SIMPLE, length_schedule=CAP_4K
+    )
 
 
 def long_cot(
@@ -40,6 +43,7 @@ def long_cot(
     return zero(
         name=name,
         init_from=base.name,
+        placement=RL_PLACEMENT,
         template=template,
         length_schedule=length_schedule,
         train_steps=train_steps,
@@ -48,7 +52,7 @@ def long_cot(
 
 def mixed_cot(base: MidTraining, *, name: str) -> ReinforcementLearning:
     """RL on both kinds of chains of thought: structured template, cap 4k then 8k [REPO]."""
-    return zero(name=name, init_from=base.name, length_schedule=CAP_4K_THEN_8K)
+    return zero(name=name, init_from=base.name, placement=RL_PLACEMENT, length_schedule=CAP_4K_THEN_8K)
 
 
 # References: the bases without mid-training are `llama32_3b.rl_base` and this one [REPO] `qwen.3b`
@@ -57,7 +61,11 @@ def mixed_cot(base: MidTraining, *, name: str) -> ReinforcementLearning:
 def qwen25_3b() -> ReinforcementLearning:
     """RL on Qwen2.5-3B, the reference: published MATH500 63.4."""
     return zero(
-        name="ablations_rl.qwen25_3b", init_from="Qwen/Qwen2.5-3B", template=Template.SIMPLE, length_schedule=CAP_4K
+        name="ablations_rl.qwen25_3b",
+        init_from="Qwen/Qwen2.5-3B",
+        placement=RL_PLACEMENT,
+        template=Template.SIMPLE,
+        length_schedule=CAP_4K,
     )
 
 

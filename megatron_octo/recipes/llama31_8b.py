@@ -8,6 +8,7 @@ reports no RL on 8B: those three recipes carry over the settings of 3B.
 from megatron_octo.recipes import octothinker
 from megatron_octo.recipes.octothinker import CAP_4K, GROWING_CAP
 from megatron_octo.rl.config import ReinforcementLearning
+from megatron_octo.rl.placement import Placement
 from megatron_octo.training.config import MidTraining, ModelConfig
 from megatron_octo.training.parallelism import Parallelism
 
@@ -29,6 +30,11 @@ PARALLELISM = Parallelism(
     tensor_model_parallel_size=2, overlap_grad_reduce=True, overlap_param_gather=True
 )  # our choice, see above
 STABLE_LR = 1e-5  # [N32] tables 2-5
+# Our choice, from arithmetic and not yet run: four nodes of 8 H100, everything on all GPUs. Per GPU (80 GB) the policy keeps
+# 16 GB of bf16 weights; beside them vLLM takes 48 GB: the same weights, and a KV cache of 32 GB / 128 KiB = 240k tokens, more than
+# 50 of a GPU's 64 responses at a cap of 4k. Asleep, it leaves room for 96 GB of optimizer states over 32 GPUs (12 GB each on one
+# node) and the float32 logits of 16k tokens (8.4 GB, a few times over).
+RL_PLACEMENT = Placement(nodes=4, gpu_memory_utilization=0.6)
 
 
 def stable() -> MidTraining:
@@ -55,14 +61,20 @@ def decay_hybrid() -> MidTraining:
 
 def rl_long() -> ReinforcementLearning:
     """RL on the long branch, response cap 2k, 4k, 8k; our choice, not in the paper."""
-    return octothinker.zero_from(decay_long(), name="llama31_8b.rl_long", length_schedule=GROWING_CAP)
+    return octothinker.zero_from(
+        decay_long(), name="llama31_8b.rl_long", placement=RL_PLACEMENT, length_schedule=GROWING_CAP
+    )
 
 
 def rl_short() -> ReinforcementLearning:
     """RL on the short branch, response cap 4k; our choice, not in the paper."""
-    return octothinker.zero_from(decay_short(), name="llama31_8b.rl_short", length_schedule=CAP_4K)
+    return octothinker.zero_from(
+        decay_short(), name="llama31_8b.rl_short", placement=RL_PLACEMENT, length_schedule=CAP_4K
+    )
 
 
 def rl_hybrid() -> ReinforcementLearning:
     """RL on the hybrid branch, response cap 4k; our choice, not in the paper."""
-    return octothinker.zero_from(decay_hybrid(), name="llama31_8b.rl_hybrid", length_schedule=CAP_4K)
+    return octothinker.zero_from(
+        decay_hybrid(), name="llama31_8b.rl_hybrid", placement=RL_PLACEMENT, length_schedule=CAP_4K
+    )

@@ -7,6 +7,7 @@ sharded optimizer is the plan of NVIDIA's recipes for this size, and our memory 
 from megatron_octo.recipes import octothinker
 from megatron_octo.recipes.octothinker import CAP_4K, GROWING_CAP
 from megatron_octo.rl.config import ReinforcementLearning
+from megatron_octo.rl.placement import Placement
 from megatron_octo.training.config import MidTraining, ModelConfig
 from megatron_octo.training.parallelism import Parallelism
 
@@ -26,6 +27,10 @@ MODEL = ModelConfig(
 )
 PARALLELISM = Parallelism(overlap_grad_reduce=True, overlap_param_gather=True)  # our choice, see above
 STABLE_LR = 5e-5  # [N32] tables 2-5
+# Our choice, from arithmetic and not yet run: one node of 8 H100, everything on all GPUs. Per GPU (80 GB) the policy keeps
+# 2.5 GB of bf16 weights; beside them vLLM takes 64 GB: the same weights, and a KV cache of 61 GB / 32 KiB = 1.9M tokens, more than
+# the 256 responses of a GPU have at a cap of 4k (1.1M). While it trains vLLM sleeps: 15 GB of optimizer states over 8 GPUs.
+RL_PLACEMENT = Placement(nodes=1, gpu_memory_utilization=0.8)
 
 
 def stable() -> MidTraining:
@@ -53,19 +58,19 @@ def decay_hybrid() -> MidTraining:
 def rl_long() -> ReinforcementLearning:
     """RL on the long branch, response cap 2k, 4k, 8k."""
     return octothinker.zero_from(
-        decay_long(), name="llama32_1b.rl_long", length_schedule=GROWING_CAP
+        decay_long(), name="llama32_1b.rl_long", placement=RL_PLACEMENT, length_schedule=GROWING_CAP
     )  # our choice: the cap of 3B; 1B's is UNCONFIRMED
 
 
 def rl_short() -> ReinforcementLearning:
     """RL on the short branch, response cap 4k."""
     return octothinker.zero_from(
-        decay_short(), name="llama32_1b.rl_short", length_schedule=CAP_4K
+        decay_short(), name="llama32_1b.rl_short", placement=RL_PLACEMENT, length_schedule=CAP_4K
     )  # our choice: [P-§2]'s default
 
 
 def rl_hybrid() -> ReinforcementLearning:
     """RL on the hybrid branch, response cap 4k."""
     return octothinker.zero_from(
-        decay_hybrid(), name="llama32_1b.rl_hybrid", length_schedule=CAP_4K
+        decay_hybrid(), name="llama32_1b.rl_hybrid", placement=RL_PLACEMENT, length_schedule=CAP_4K
     )  # our choice: the cap of 3B

@@ -7,6 +7,7 @@ sharded optimizer is the plan of NVIDIA's recipes for this size, and our memory 
 from megatron_octo.recipes import octothinker
 from megatron_octo.recipes.octothinker import CAP_4K, GROWING_CAP
 from megatron_octo.rl.config import ReinforcementLearning
+from megatron_octo.rl.placement import Placement
 from megatron_octo.templates import Template
 from megatron_octo.training.config import MidTraining, ModelConfig
 from megatron_octo.training.parallelism import Parallelism
@@ -27,6 +28,11 @@ MODEL = ModelConfig(
 )
 PARALLELISM = Parallelism(overlap_grad_reduce=True, overlap_param_gather=True)  # our choice, see above
 STABLE_LR = 2e-5  # [N32] tables 2-5
+# Our choice, from arithmetic and not yet run: two nodes of 8 H100, everything on all GPUs. Per GPU (80 GB) the policy keeps
+# 6.4 GB of bf16 weights and each process a few GB of its own; beside them vLLM takes 56 GB: the same weights, and a KV cache of
+# 49 GB / 112 KiB = 430k tokens, about 100 of a GPU's 128 responses at a cap of 4k. Asleep, it leaves room for 39 GB of optimizer
+# states over 16 GPUs and the float32 logits of 16k tokens (8.4 GB, a few times over).
+RL_PLACEMENT = Placement(nodes=2, gpu_memory_utilization=0.7)
 
 
 def stable() -> MidTraining:
@@ -53,24 +59,32 @@ def decay_hybrid() -> MidTraining:
 
 def rl_long() -> ReinforcementLearning:
     """RL on the long branch, response cap 2k, 4k, 8k."""
-    return octothinker.zero_from(decay_long(), name="llama32_3b.rl_long", length_schedule=GROWING_CAP)
+    return octothinker.zero_from(
+        decay_long(), name="llama32_3b.rl_long", placement=RL_PLACEMENT, length_schedule=GROWING_CAP
+    )
 
 
 def rl_short() -> ReinforcementLearning:
     """RL on the short branch, response cap 4k."""
     return octothinker.zero_from(
-        decay_short(), name="llama32_3b.rl_short", length_schedule=CAP_4K
+        decay_short(), name="llama32_3b.rl_short", placement=RL_PLACEMENT, length_schedule=CAP_4K
     )  # our choice: [P-§2]'s default
 
 
 def rl_hybrid() -> ReinforcementLearning:
     """RL on the hybrid branch, response cap 4k."""
     return octothinker.zero_from(
-        decay_hybrid(), name="llama32_3b.rl_hybrid", length_schedule=CAP_4K
+        decay_hybrid(), name="llama32_3b.rl_hybrid", placement=RL_PLACEMENT, length_schedule=CAP_4K
     )  # [RLCODE] {0:4096}
 
 
 def rl_base() -> ReinforcementLearning:
     """RL on Llama-3.2-3B itself, the control without mid-training, response cap 4k."""
     # [P-§2] simple template; [REPO] its responses run into 4,096 tokens.
-    return octothinker.zero(name="llama32_3b.rl_base", init_from=BASE, template=Template.SIMPLE, length_schedule=CAP_4K)
+    return octothinker.zero(
+        name="llama32_3b.rl_base",
+        init_from=BASE,
+        template=Template.SIMPLE,
+        placement=RL_PLACEMENT,
+        length_schedule=CAP_4K,
+    )

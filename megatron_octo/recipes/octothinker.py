@@ -10,6 +10,7 @@ whether a branch keeps its parent's optimizer state; those are the defaults of `
 """
 
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning
+from megatron_octo.rl.placement import Placement
 from megatron_octo.templates import Template
 from megatron_octo.training.blend import Blend, blend
 from megatron_octo.training.config import MidTraining, ModelConfig
@@ -120,6 +121,7 @@ def zero(
     *,
     name: str,
     init_from: str,
+    placement: Placement,
     template: Template = Template.STRUCTURED,
     length_schedule: tuple[LengthStage, ...] = CAP_4K,
     train_steps: int = TRAIN_STEPS,
@@ -145,9 +147,12 @@ def zero(
         max_grad_norm=1.0,  # [RLCODE] verl's default; the paper does not say
         eval_interval=4,  # [RLCODE]
         eval_sets=("gsm8k", "math500", "olympiad_bench", "amc23"),  # [REPO] the four curves of the plots
+        placement=placement,
     )
 
 
-def zero_from(base: MidTraining, *, name: str, length_schedule: tuple[LengthStage, ...]) -> ReinforcementLearning:
+def zero_from(
+    base: MidTraining, *, name: str, placement: Placement, length_schedule: tuple[LengthStage, ...]
+) -> ReinforcementLearning:
     """The final RL stage of a decay branch: structured template (`orz_base` in the scripts) [RLCODE]."""
-    return zero(name=name, init_from=base.name, length_schedule=length_schedule)
+    return zero(name=name, init_from=base.name, placement=placement, length_schedule=length_schedule)

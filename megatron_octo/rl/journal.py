@@ -1,37 +1,63 @@
-"""The metrics of an RL run: one JSONL, a row per step and a row per evaluation, without repeats after a resume."""
+"""Where the metrics of an RL run go: JSONL, one row per step and per evaluation, and TensorBoard; no repeats after a resume."""
 
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from megatron_octo.generation import Response
-from megatron_octo.grading import Grade
+from megatron_octo.errors import ResourceError
+from megatron_octo.rl.metrics import Row, step_of
 
-Row = Mapping[str, float | int | None]
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Journal:
     """Appends rows; a row is on the disk before the next step begins."""
 
-    def __init__(self, file: Path, *, resumed_from: int | None) -> None:
-        """`resumed_from`: the step of the checkpoint continued from, whose later rows are dropped; None starts anew."""
+    def __init__(self, file: Path, *, resumed_from: int | None, tensorboard: Path | None = None) -> None:
+        """Open FILE, and a new event file in the directory `tensorboard`.
+
+        Args:
+            file: the JSONL.
+            resumed_from: the step of the checkpoint continued from, whose later rows are dropped; None starts anew.
+            tensorboard: None for no event file.
+        Raises:
+            ResourceError: TensorBoard's writer is not installed.
+        """
         self._file = file
-        kept = [] if resumed_from is None else [row for row in read(file) if row["step"] <= resumed_from]
-        temporary = file.with_name(f".{file.name}.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, file)
+        self._rows = [] if resumed_from is None else [row for row in read(file) if step_of(row) <= resumed_from]
+        _replace(file, self._rows)
+        self._events: SummaryWriter | None = None
+        if tensorboard is not None:
+            self._events = _event_file(tensorboard, first_step=0 if resumed_from is None else resumed_from + 1)
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """All rows so far, those before the resume included."""
+        return self._rows
 
     def append(self, row: Row) -> None:
+        # JSON has no NaN.
+        finite = {key: None if value is None or not math.isfinite(value) else value for key, value in row.items()}
         with self._file.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+            stream.write(json.dumps(finite) + "\n")
+        self._rows.append(finite)
+        if self._events is not None:
+            _draw(self._events, finite)
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
 
 
-def read(file: Path) -> list[dict[str, float | int]]:
+def read(file: Path) -> list[Row]:
     """All whole rows; a kill may have cut the last one."""
     if not file.exists():
         return []
-    rows = []
+    rows: list[Row] = []
     for line in file.read_text().splitlines():
         try:
             rows.append(json.loads(line))
@@ -40,32 +66,27 @@ def read(file: Path) -> list[dict[str, float | int]]:
     return rows
 
 
-def training_row(step: int, logs: Mapping[str, float], seconds: float) -> Row:
-    """TRL's log of one rollout batch in our names; lengths in tokens, entropy and KL in nats per token."""
-    names = {
-        "reward": "reward",
-        "accuracy": "accuracy",
-        "response_length": "completions/mean_length",
-        "response_length_correct": "response_length_correct",
-        "truncated": "truncated",
-        "groups_without_spread": "frac_reward_zero_std",
-        "grading_timeouts": "grading_timeouts",
-        "entropy": "entropy",
-        "kl": "kl",
-        "learning_rate": "learning_rate",
-        "grad_norm": "grad_norm",
-    }
-    return {"step": step, **{ours: logs.get(theirs) for ours, theirs in names.items()}, "seconds": round(seconds, 4)}
+def _replace(file: Path, rows: Sequence[Row]) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(temporary, file)
 
 
-def evaluation_row(step: int, name: str, responses: Sequence[Response], grades: Sequence[Grade]) -> Row:
-    """One evaluation set at one step."""
-    lengths = [len(response.token_ids) for response in responses]
-    correct = [length for length, grade in zip(lengths, grades, strict=True) if grade.correct]
-    return {
-        "step": step,
-        f"eval/{name}/accuracy": len(correct) / len(grades),
-        f"eval/{name}/response_length": sum(lengths) / len(lengths),
-        f"eval/{name}/response_length_correct": sum(correct) / len(correct) if correct else None,
-        f"eval/{name}/truncated": sum(not response.finished for response in responses) / len(responses),
-    }
+def _event_file(directory: Path, *, first_step: int) -> "SummaryWriter":
+    """What earlier event files of the directory say about `first_step` and later ones no longer counts."""
+    # Not at the top: readers of a journal need neither torch nor TensorBoard.
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ResourceError(
+            f"TensorBoard's writer cannot be imported ({error}); pip install megatron-octo[cpu]"
+        ) from error
+    return SummaryWriter(str(directory), purge_step=first_step)
+
+
+def _draw(events: "SummaryWriter", row: Row) -> None:
+    """Every number of a row over its step, on the disk at once."""
+    for key, value in row.items():
+        if key != "step" and value is not None:
+            events.add_scalar(key, value, step_of(row))
+    events.flush()

@@ -7,6 +7,7 @@ import pytest
 import tiny_llama
 
 from megatron_octo.config import dumps
+from megatron_octo.errors import ArtifactError, ConfigError
 from megatron_octo.evaluation import run as evaluation_run
 from megatron_octo.evaluation.config import Evaluation
 from megatron_octo.process import main
@@ -62,6 +63,43 @@ def test_several_samples_of_a_question_are_one_cluster(model_directory: Path, da
     scores = json.loads((tmp_path / "eval" / "scores.json").read_text())
     assert scores["accuracy"]["n"] == 4
     assert len((tmp_path / "eval" / "samples.jsonl").read_text().splitlines()) == 12
+
+
+def test_a_template_and_stop_strings_of_the_user_s_own(model_directory: Path, dataset: Path, tmp_path: Path) -> None:
+    template = tmp_path / "mine.txt"
+    template.write_text("Question: {question}\nAns")
+    settings = evaluation(
+        model_directory, dataset, template=Template.FILE, template_file=template, stop_strings=("ed{",)
+    )
+    evaluation_run.run(settings, tmp_path / "eval", force=False)
+    samples = [json.loads(line) for line in (tmp_path / "eval" / "samples.jsonl").read_text().splitlines()]
+    assert [sample["response"] for sample in samples] == ["wer: \\box"] * 4
+    # sha256 of "Question: 0\nAns"
+    assert samples[0]["prompt_hash"] == "5415f1db46e4dd9cd54d22b4f906d0f550a5ba67e5a28b4093afa8f27d6d4059"
+    template.write_text("Question: {question}\nAnswer: ")
+    with pytest.raises(ArtifactError, match="template_file"):
+        evaluation_run.run(settings, tmp_path / "eval", force=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"template": Template.FILE}, "name a file"),
+        ({"stop_strings": ("",)}, "empty"),
+        ({"samples_per_question": 2}, "greedy"),
+    ],
+)
+def test_evaluations_that_mean_nothing_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluation(Path("m"), Path("d"), **changes)
+
+
+def test_a_missing_template_is_one_message(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = evaluation(tmp_path, dataset, template=Template.FILE, template_file=tmp_path / "absent.txt")
+    (tmp_path / "config.json").write_text(dumps(settings))
+    code = main(evaluation_run.run, Evaluation, argv=[str(tmp_path / "config.json"), str(tmp_path / "eval")])
+    assert code == 2
+    assert "absent.txt" in capsys.readouterr().err
 
 
 def test_a_missing_model_is_one_message(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

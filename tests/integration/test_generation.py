@@ -9,6 +9,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megatron_octo import generation
+from megatron_octo.errors import ConfigError
 
 PROMPTS = ["Ask", "Ask: 1. ", "Ask: 2. Answer", "A", "Ask: 1. Say"]
 
@@ -49,6 +50,29 @@ def test_a_stop_string_ends_the_response_and_is_not_kept(
     assert loaded[1].decode(response.token_ids) == "Say: one. Question:"
 
 
+@pytest.mark.parametrize(
+    ("stop_strings", "text", "sampled"),
+    [
+        ((), "Say: one. Question: 9", "Say: one. Question: 9<|end_of_text|>"),
+        (("tion",), "Say: one. Ques", "Say: one. Question"),
+        ((": 9", "one"), "Say: ", "Say: one"),
+    ],
+)
+def test_stop_strings_of_the_user_s_own(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], stop_strings: tuple[str, ...], text: str, sampled: str
+) -> None:
+    (response,) = generation.generate(*loaded, ["Ask: 1. "], max_new_tokens=60, stop_strings=stop_strings)
+    assert (response.text, loaded[1].decode(response.token_ids), response.finished) == (text, sampled, True)
+
+
+def test_a_stop_string_of_several_bytes_a_character_is_seen_at_once() -> None:
+    # Ten characters, thirty tokens: a window of one token per character would never hold them.
+    tokenizer = tiny_llama.byte_tokenizer()
+    ending = generation._Ending(tokenizer, ("\u554f" * 10,))
+    sampled = tokenizer("x" * 2 + "\u554f" * 10)["input_ids"]
+    assert ending.still_going(torch.tensor([sampled, [40] * len(sampled)])).tolist() == [1]
+
+
 def test_the_cap_leaves_a_response_unfinished(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
     (response,) = generation.generate(*loaded, ["Ask: 1. "], max_new_tokens=5)
     assert (response.text, len(response.token_ids), response.finished) == ("Say: ", 5, False)
@@ -86,3 +110,13 @@ def test_a_prompt_begins_as_the_tokenizer_begins_a_document(tmp_path: Path, sing
     tokenizer.save_pretrained(tmp_path)
     reloaded = generation.load_tokenizer(tmp_path)
     assert generation.prompt_ids(reloaded, "A") == ids
+
+
+def test_bos_in_a_prompt_is_refused_where_the_tokenizer_adds_it() -> None:
+    tokenizer = tiny_llama.byte_tokenizer()
+    assert generation.prompt_ids(tokenizer, f"{tiny_llama.BOS}A") == [1, 34]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tiny_llama.BOS} $A", special_tokens=[(tiny_llama.BOS, 1)]
+    )
+    with pytest.raises(ConfigError, match="take it out of the template"):
+        generation.prompt_ids(tokenizer, f"{tiny_llama.BOS}A")

@@ -1,11 +1,14 @@
 """The judge of answers: boxes, cheap verdicts, math-verify in processes that are killed when they hang."""
 
+import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from megatron_octo import grading
+from megatron_octo import grading_pool
+from megatron_octo.errors import ConfigError
 from megatron_octo.grading import Method, equivalent, extract_boxed, grade, grade_all
 
 
@@ -24,6 +27,7 @@ from megatron_octo.grading import Method, equivalent, extract_boxed, grade, grad
         (r"} \boxed{6} {", "6"),
         (r"\boxed{}", ""),
         (r"\boxed{" * 50_000, None),
+        (r"\boxed{" * 50_000 + "}" * 50_000, ""),
     ],
 )
 def test_the_last_closed_box_counts(text: str, boxed: str | None) -> None:
@@ -83,8 +87,34 @@ def test_an_answer_that_never_ends_is_killed_and_the_next_one_graded() -> None:
     assert endless.timeout
     assert not endless.correct
     assert fine.correct
-    # The limit, and a new worker's start (a second alone, several on a busy machine).
-    assert time.monotonic() - started < grading.HARD_TIMEOUT_SECONDS + 15
+    # The limit, and the server's start (a second alone, several on a busy machine).
+    assert time.monotonic() - started < grading_pool.HARD_TIMEOUT_SECONDS + 15
+
+
+PAIRS = [json.loads(line) for line in (Path(__file__).parent / "grading_pairs.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=[f"{pair['kind']}-{number}" for number, pair in enumerate(PAIRS)])
+def test_hand_made_pairs(pair: dict[str, object]) -> None:
+    verdict = grade(str(pair["response"]), str(pair["gold"]), lenient=bool(pair.get("lenient")))
+    assert (verdict.correct, verdict.timeout) == (pair["correct"], False)
+
+
+def test_boxes_are_counted() -> None:
+    assert grade(r"\boxed{1}, no, \boxed{x = \boxed{2}} \boxed{", "2").boxes == 3
+
+
+@pytest.mark.parametrize(("given", "graders"), [("3", 3), ("16", 16)])
+def test_the_environment_says_how_many_grade(given: str, graders: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEGATRON_OCTO_GRADERS", given)
+    assert grading_pool.graders() == graders
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "many", ""])
+def test_other_numbers_of_graders_are_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEGATRON_OCTO_GRADERS", given)
+    with pytest.raises(ConfigError, match="MEGATRON_OCTO_GRADERS"):
+        grading_pool.graders()
 
 
 def test_threads_may_grade() -> None:

@@ -5,7 +5,18 @@ from pathlib import Path
 import pytest
 
 from megatron_octo.errors import ConfigError
-from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning, RLJob
+from megatron_octo.rl.config import (
+    Algorithm,
+    Critic,
+    Engine,
+    KLForm,
+    LengthStage,
+    Loss,
+    MismatchCorrection,
+    ReinforcementLearning,
+    RLJob,
+)
+from megatron_octo.rl.placement import Colocation, Placement
 from megatron_octo.templates import Template
 
 
@@ -58,3 +69,50 @@ def test_micro_batches_divide_a_mini_batch() -> None:
     assert job(micro_batch_responses=256)
     with pytest.raises(ConfigError, match="does not divide the 1024 responses"):
         job(micro_batch_responses=100)
+
+
+def on_the_cluster(**changes: object) -> ReinforcementLearning:
+    return recipe(**({"engine": Engine.OPENRLHF, "placement": Placement()} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"placement": None}, "runs on OpenRLHF and has no placement"),
+        ({"loss": Loss.FIXED_LENGTH}, "has no loss=fixed-length"),
+        ({"save_interval": 30}, "changes at step 100, where no checkpoint is saved"),
+        ({"algorithm": Algorithm.PPO}, "PPO has a critic"),
+        ({"critic": Critic()}, "algorithm=grpo with critic"),
+        ({"clip_epsilon_high": 0.1}, "clip_epsilon_high 0.1 is below"),
+        ({"kl_coef": -0.1}, "must be 0"),
+        ({"algorithm": Algorithm.REINFORCE_PLUS_PLUS, "samples_per_prompt": 1, "dynamic_sampling": True}, "at least 2"),
+        (
+            {"kl_coef": 0.1, "placement": Placement(colocation=Colocation.NONE, rollout_gpus=7)},
+            "leave 1 for 2 separate models",
+        ),
+    ],
+)
+def test_what_openrlhf_cannot_run_is_refused(changes: dict, message: str) -> None:
+    assert on_the_cluster()
+    with pytest.raises(ConfigError, match=message):
+        on_the_cluster(**changes)
+
+
+def test_reinforce_plus_plus_needs_no_group() -> None:
+    assert on_the_cluster(algorithm=Algorithm.REINFORCE_PLUS_PLUS, samples_per_prompt=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": Algorithm.PPO, "critic": Critic()}, "algorithm=ppo"),
+        ({"algorithm": Algorithm.REINFORCE_PLUS_PLUS}, "algorithm=reinforce"),
+        ({"dynamic_sampling": True}, "dynamic_sampling"),
+        ({"kl_coef": 0.1, "kl_form": KLForm.REWARD}, "kl_form=reward"),
+        ({"mismatch_correction": MismatchCorrection.MASKED}, "mismatch_correction"),
+        ({"placement": Placement()}, "placement"),
+    ],
+)
+def test_what_trl_cannot_run_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"trl engine has no {message}"):
+        recipe(**changes)
