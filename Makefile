@@ -3,13 +3,16 @@ PYTHON ?= python3
 SEEDS ?= 1
 BIN := .venv/bin
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test test-openrlhf lint lock clean
 
 demo: .venv/installed  ## the whole recipe in miniature: text to report (runs/tiny/report/report.html)
 	$(BIN)/megatron-octo study tiny --seeds $(SEEDS)
 
 test: .venv/installed  ## all CPU tests
 	$(BIN)/python -m pytest
+
+test-openrlhf: .venv-openrlhf/installed  ## the real OpenRLHF with Ray, vLLM and DeepSpeed on a CPU; a few GB, minutes
+	.venv-openrlhf/bin/python -m pytest tests/openrlhf
 
 lint: .venv/installed  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -24,6 +27,11 @@ lint: .venv/installed  ## ruff and mypy
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
+.venv-openrlhf/installed: requirements/openrlhf-cpu.txt
+	$(PYTHON) -m venv .venv-openrlhf
+	DS_BUILD_OPS=0 .venv-openrlhf/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/openrlhf-cpu.txt
+	@touch $@
+
 lock:  ## requirements/cpu.txt anew from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet torch==2.13.0
@@ -32,4 +40,4 @@ lock:  ## requirements/cpu.txt anew from pyproject.toml
 	mv .venv-lock/cpu.txt requirements/cpu.txt && rm -rf .venv-lock
 
 clean:
-	rm -rf .venv .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lock .venv-openrlhf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
