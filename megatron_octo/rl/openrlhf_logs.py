@@ -32,8 +32,6 @@ class Logged:
 
     values: dict[str, float]
     time: float = 0.0
-    #: When the try that logged it began: an earlier one, which was killed, may have sampled since the step before.
-    try_began: float = 0.0
 
 
 NOTHING = Logged({})
@@ -48,7 +46,6 @@ def rows(events: Path, sampled: Sequence[Sampled]) -> Iterator[Row]:
     for step, logged in sorted(train.items()):
         if TRAIN_ENDS not in logged.values:  # the rest of it has not reached the disk
             break
-        begun = max(begun, logged.try_began)
         ours = [each.rollout for each in sampled if begun < each.time <= logged.time]
         training = [rollout for rollout in ours if rollout.eval_set is None]
         if training:
@@ -93,18 +90,16 @@ def engine_log(values: dict[str, float]) -> EngineLog:
 
 
 def _by_step(events: Path) -> tuple[dict[int, Logged], dict[int, Logged]]:
-    """Scalars below `train/` and `eval/` by step; of a step that was repeated after a resume, the newer."""
+    """Scalars below `train/` and `eval/` by step."""
     train: dict[int, Logged] = {}
     evaluated: dict[int, Logged] = {}
     for file in sorted(events.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime):
-        began: float | None = None
         for event in EventFileLoader(str(file)).Load():
-            began = began or event.wall_time
             for value in event.summary.value:
                 kind, _, name = value.tag.partition("/")
                 if kind not in ("train", "eval") or value.metadata.plugin_data.plugin_name == "text":
                     continue
                 of = (train if kind == "train" else evaluated).setdefault(event.step, Logged({}))
                 of.values[name] = float(tensor_util.make_ndarray(value.tensor).item())
-                of.time, of.try_began = event.wall_time, began
+                of.time = event.wall_time
     return train, evaluated

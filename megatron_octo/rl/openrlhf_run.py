@@ -14,6 +14,7 @@ optimizer steps; both are here.
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -27,15 +28,17 @@ import torch
 from safetensors import safe_open
 
 from megatron_octo import artifacts, config, generation, process, questions
-from megatron_octo.errors import OctoError, ResourceError
+from megatron_octo.errors import ConfigError, OctoError, ResourceError
 from megatron_octo.questions import Question
 from megatron_octo.rl import openrlhf, openrlhf_agent, openrlhf_logs, openrlhf_order, openrlhf_parser, prompts
 from megatron_octo.rl.config import RLJob
 from megatron_octo.rl.journal import Journal
-from megatron_octo.rl.metrics import Row
+from megatron_octo.rl.metrics import Row, step_of
 from megatron_octo.rl.watch import AlarmWatch
 
 METRICS, MODEL = "metrics.jsonl", "model"
+#: Below OUT/logs.
+EVENTS, ROLLOUTS = "openrlhf-tensorboard", "rollouts"
 LAST_LINES = 30
 #: Between two looks at OpenRLHF's event files, which it writes every two minutes.
 EVERY_SECONDS = 20.0
@@ -87,7 +90,11 @@ def train(job: RLJob, *, asked: Sequence[Question], eval_sets: Mapping[str, Sequ
         openrlhf_parser.check(openrlhf.argv(recipe, stage, files[stage.number], resume=stage.number > 0))
     require_gpus(job)
     _write_inputs(job, eval_sets, out)
+    if job.restart_from is not None:
+        _go_back(job.restart_from, stages, files, out)
     metrics = _Metrics(job, out, resumed_from=_newest_step(out))
+    metrics.update(last_step=_newest_step(out) or 0)
+    _set_logs_aside(out)
     for stage in stages:
         done = work / f"stage-{stage.number}.json"
         if not done.exists():
@@ -121,7 +128,7 @@ def _files(job: RLJob, stage: int, out: Path) -> openrlhf.Files:
         agent=work / "agent.py",
         checkpoints=work / "checkpoints",
         output=work / f"model-{stage}",
-        tensorboard=(out / "logs" / "openrlhf-tensorboard").resolve(),
+        tensorboard=(out / "logs" / EVENTS).resolve(),
     )
 
 
@@ -130,7 +137,7 @@ def _write_inputs(job: RLJob, eval_sets: Mapping[str, Sequence[Question]], out: 
     recipe, work, tokenizer = job.recipe, out / "openrlhf", generation.load_tokenizer(job.model)
     work.mkdir(exist_ok=True)
     (work / "job.json").write_text(config.dumps(job))
-    openrlhf_agent.write_file(work / "agent.py", job=work / "job.json", rollouts=out / "logs" / "rollouts")
+    openrlhf_agent.write_file(work / "agent.py", job=work / "job.json", rollouts=out / "logs" / ROLLOUTS)
     parts = []
     for name, asked in eval_sets.items():
         part = work / f".eval-{name}.jsonl"
@@ -222,10 +229,10 @@ class _Metrics:
         self._written = {_identity(row) for row in self._journal.rows}
         self._watch = AlarmWatch(job.recipe.name, job.recipe.alarms, out / "alarms.jsonl")
 
-    def update(self) -> None:
-        sampled = openrlhf_logs.read_sampled(self._out / "logs" / "rollouts")
-        for row in openrlhf_logs.rows(self._out / "logs" / "openrlhf-tensorboard", sampled):
-            if _identity(row) not in self._written:
+    def update(self, *, last_step: float = math.inf) -> None:
+        sampled = openrlhf_logs.read_sampled(self._out / "logs" / ROLLOUTS)
+        for row in openrlhf_logs.rows(self._out / "logs" / EVENTS, sampled):
+            if step_of(row) <= last_step and _identity(row) not in self._written:
                 self._written.add(_identity(row))
                 self._journal.append(row)
         self._watch.look(self._journal.rows, saved=saved_steps(self._out))
@@ -240,6 +247,33 @@ def _newest_step(out: Path) -> int | None:
 def _identity(row: Row) -> tuple[object, ...]:
     """Step and kind: training, or which evaluation set."""
     return row["step"], next((key for key in row if key.startswith("eval/")), "train")
+
+
+def _set_logs_aside(out: Path) -> None:
+    """What an earlier try logged: it may have gone on beyond the checkpoint, and those steps come again."""
+    logs = out / "logs"
+    number = len(list((logs / "earlier").glob("*")))
+    for name in (EVENTS, ROLLOUTS):
+        if (logs / name).exists():
+            (logs / "earlier" / f"{number}").mkdir(parents=True, exist_ok=True)
+            os.replace(logs / name, logs / "earlier" / f"{number}" / name)
+
+
+def _go_back(step: int, stages: Sequence[openrlhf.Stage], files: Mapping[int, openrlhf.Files], out: Path) -> None:
+    """Forget what came after a step's checkpoint. Raises `ConfigError` where that step has none."""
+    kept = saved_steps(out)
+    if step not in kept:
+        there = f"checkpoints are kept of the steps {', '.join(map(str, kept))}" if kept else "no checkpoint is kept"
+        raise ConfigError(f"restart_from={step}: {there}")
+    for role in (out / "openrlhf" / "checkpoints").iterdir():
+        for later in (saved for saved in kept if saved > step):
+            shutil.rmtree(role / f"global_step{later}", ignore_errors=True)
+        (role / "latest").write_text(f"global_step{step}")
+    for stage in stages:
+        if stage.end_step > step:
+            (out / "openrlhf" / f"stage-{stage.number}.json").unlink(missing_ok=True)
+        if stage.first_step >= step:  # its rows follow from the checkpoint it goes on from
+            files[stage.number].prompts.unlink(missing_ok=True)
 
 
 def saved_steps(out: Path) -> list[int]:

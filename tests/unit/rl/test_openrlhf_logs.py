@@ -74,17 +74,6 @@ def test_a_step_of_which_only_a_part_is_on_the_disk_waits(events: Path) -> None:
     assert [row["step"] for row in found] == [1]
 
 
-def test_what_a_killed_try_sampled_is_not_counted_for_the_step_that_was_repeated(events: Path) -> None:
-    with SummaryWriter(str(events)) as writer:
-        log(writer, 1, 1000.0)
-    before = Sampled(1500.0, rollout(1))  # of the killed try
-    with SummaryWriter(str(events), filename_suffix=".second") as writer:  # opened now, long after 1500 s
-        log(writer, 2, 4e9)
-    found = rows(events, Sampled(900.0, rollout(0)), before, Sampled(3.9e9, rollout(1, correct=True)))
-    assert found[-1]["step"] == 2
-    assert found[-1]["accuracy"] == 1
-
-
 def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
     line = json.dumps({"time": 2.0, "rollout": rollout(0).__dict__}) + "\n"
     (tmp_path / "host-1.jsonl").write_text(line + line[:20])
