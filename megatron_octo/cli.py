@@ -297,9 +297,9 @@ def doctor(
                 f"{recipe} is RL; name what it would run on: --model DIR --prompts FILE --eval-set NAME=FILE"
             )
         spec = verbs.recipe(recipe, ReinforcementLearning, overrides or [])
-        job = verbs.rl(spec, model=model, prompts=prompts, eval_sets=eval_set or [], out=out)
-        health.require(job.module)
-        if not health.preflight(job, prompts=probe):
+        health.require(verbs.RL_MODULES[spec.engine])
+        job = verbs.rl_job(spec, model=model, prompts=prompts, eval_sets=eval_set or [])
+        if not health.preflight(job, out, prompts=probe):
             raise typer.Exit(1)
         return
     text, healthy = health.examine(Path.cwd())

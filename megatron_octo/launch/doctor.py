@@ -13,7 +13,7 @@ from pathlib import Path
 from megatron_octo import units
 from megatron_octo.config import dumps
 from megatron_octo.errors import ResourceError
-from megatron_octo.launch.jobs import Job
+from megatron_octo.rl.config import RLJob
 from megatron_octo.training import estimate
 from megatron_octo.training.activations import Modules
 from megatron_octo.training.config import MidTraining
@@ -175,18 +175,18 @@ def require(module: str) -> None:
         raise ResourceError(f"{module} needs {', '.join(missing)}, not installed; {how}")
 
 
-def preflight(job: Job, *, prompts: int) -> bool:
+def preflight(job: RLJob, out: Path, *, prompts: int) -> bool:
     """Whether an RL job passes every check of `rl/preflight.py`, which runs as a process and prints a line per check."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "job.json"
-        file.write_text(dumps(job.config))
+        file.write_text(dumps(job))
         command = [
             sys.executable,
             "-m",
             "megatron_octo.rl.preflight",
             str(file),
             "--out",
-            str(job.out),
+            str(out),
             "--probe",
             str(prompts),
         ]

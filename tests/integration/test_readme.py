@@ -26,6 +26,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "my_text.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
     (directory / "tools").symlink_to(ROOT / "tools")
     (directory / "runs" / "tiny" / "stable").mkdir(parents=True)
+    (directory / "runs" / "tiny" / "world").mkdir()
+    for questions in ("rl", "test"):
+        (directory / "runs" / "tiny" / "world" / f"{questions}.jsonl").write_text(
+            '{"question": "1+1", "answer": "2"}\n'
+        )
     learn_from = (directory / "my_text.jsonl",)
     training = TokenizerTraining(
         inputs=learn_from, text_field="answer", vocab_size=258, max_documents_per_input=1, model_max_length=64

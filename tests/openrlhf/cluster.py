@@ -27,22 +27,26 @@ ENVIRONMENT = {
 }
 
 
+def environment() -> dict[str, str]:
+    """Of every process: Ray's, the driver's."""
+    return os.environ | ENVIRONMENT
+
+
 @contextlib.contextmanager
 def ray_cluster(directory: Path) -> Iterator[dict[str, str]]:
     """Gives the environment of a driver; ends exactly the processes it started."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | ENVIRONMENT
     words = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
         f"--port={address.rpartition(':')[2]}", "--num-cpus=8", "--num-gpus=3", "--include-dashboard=false",
         f"--temp-dir={directory}", "--object-store-memory=300000000",
     ]  # fmt: skip
-    head = subprocess.Popen(words, env=environment, start_new_session=True)
+    head = subprocess.Popen(words, env=environment(), start_new_session=True)
     try:
         _wait(address)
-        yield environment | {"RAY_ADDRESS": address}
+        yield environment() | {"RAY_ADDRESS": address}
     finally:
         _end(head)
 
