@@ -6,15 +6,17 @@ continues, 130 interrupted, 1 a defect of ours (with its traceback).
 """
 
 import argparse
+import contextlib
 import ctypes
 import errno
 import os
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from megatron_octo.config import load
 from megatron_octo.errors import OctoError
@@ -29,6 +31,8 @@ EXIT_HUNG = 75
 USERS_ERRNO = (
     errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT
 )  # fmt: skip
+#: Read at first from the end of a log; twice as much while that holds too few lines.
+TAIL_BYTES = 1 << 16
 
 
 def main(
@@ -79,6 +83,39 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
         if os.getppid() != parent:  # it was gone before the line above
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end(child: "subprocess.Popen[Any]", *, grace_seconds: float) -> None:
+    """End a child that leads a process group, and what it started there: SIGTERM, then SIGKILL to whoever is left.
+
+    Returns when the child is gone. An interrupt cuts the grace short, so that it leaves nobody behind.
+    """
+    signal_group(child, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+        child.wait(grace_seconds)
+    signal_group(child, signal.SIGKILL)
+    child.wait()
+
+
+def signal_group(child: "subprocess.Popen[Any]", number: signal.Signals) -> None:
+    """Send a signal to the process group that a child leads; nothing where it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
+
+
+def last_lines(file: Path, count: int) -> list[str]:
+    """The last `count` (at least 1) lines of a text file of any size; none where it is missing."""
+    if not file.exists():
+        return []
+    with file.open("rb") as text:
+        size, num_bytes = text.seek(0, os.SEEK_END), TAIL_BYTES
+        while True:
+            text.seek(max(0, size - num_bytes))
+            tail = text.read()
+            # More lines than asked for: the first may be cut.
+            if num_bytes >= size or len(tail.splitlines()) > count:
+                return tail.decode(errors="replace").splitlines()[-count:]
+            num_bytes *= 2
 
 
 def allow_open_files() -> None:

@@ -24,7 +24,14 @@ from megatron_octo import artifacts, units
 from megatron_octo.errors import ArtifactError, ResourceError
 from megatron_octo.launch import doctor
 from megatron_octo.launch.jobs import Job, StageFailedError, write_config
-from megatron_octo.process import EXIT_HUNG, EXIT_INTERRUPTED, EXIT_USER_ERROR, die_with_parent
+from megatron_octo.process import (
+    EXIT_HUNG,
+    EXIT_INTERRUPTED,
+    EXIT_USER_ERROR,
+    die_with_parent,
+    last_lines,
+    signal_group,
+)
 
 LOCK = ".lock"
 POLL_SECONDS = 0.1
@@ -252,7 +259,7 @@ class _Running:
 
     def signal(self) -> None:
         for process in self.processes:
-            _signal_group(process, signal.SIGTERM)
+            signal_group(process, signal.SIGTERM)
 
     def alive(self) -> bool:
         return any(process.poll() is None for process in self.processes)
@@ -265,7 +272,7 @@ class _Running:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except (subprocess.TimeoutExpired, KeyboardInterrupt):  # no interrupt leaves a rank behind
-                _signal_group(process, signal.SIGKILL)
+                signal_group(process, signal.SIGKILL)
                 process.wait()
         self._join()
 
@@ -289,7 +296,8 @@ class _Running:
                 "was doing; run the same command again, it continues from the newest checkpoint"
             )
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
-        said = "" if rank == 0 else f"\nits last lines:\n{_tail(self.job.logs / f'rank{rank}.log')}"
+        last = last_lines(self.job.logs / f"rank{rank}.log", LAST_LINES)
+        said = "" if rank == 0 else "\n  ".join(["\nits last lines:", *last])
         return StageFailedError(
             f"rank {rank} of stage {name} {how}; run the same command again, it continues where it stopped{said}"
         )
@@ -317,16 +325,6 @@ def _port() -> int:
             ) from error
         port: int = probe.getsockname()[1]
         return port
-
-
-def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-def _tail(file: Path) -> str:
-    lines = file.read_text(errors="replace").splitlines()
-    return "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_octo.config import AT_RUN_TIME, require_positive
 from megatron_octo.errors import ConfigError
-from megatron_octo.rl.placement import Placement
+from megatron_octo.rl.placement import Needed, Placement
 from megatron_octo.templates import STOP_STRINGS, Template, check_stop_strings, check_template
 
 
@@ -290,7 +290,7 @@ class ReinforcementLearning:
                 f"the response cap changes at step {uneven[0]}, where no checkpoint is saved (save_interval {self.save_interval}): "
                 "OpenRLHF continues with another cap from a checkpoint only; let save_interval divide it"
             )
-        self.placement.needed(reference=self.kl_coef > 0, critic=self.critic is not None)
+        _ = self.needed_gpus  # raises where they do not suffice
 
     def _beyond_trl(self) -> str | None:
         """What of this spec TRL cannot do."""
@@ -313,6 +313,17 @@ class ReinforcementLearning:
     def longest_response_tokens(self) -> int:
         """The largest cap of the schedule; evaluations use it throughout, so that the points of a curve compare."""
         return max(stage.max_response_tokens for stage in self.length_schedule)
+
+    @property
+    def longest_sequence_tokens(self) -> int:
+        """Positions that the longest prompt and the longest response take."""
+        return self.max_prompt_tokens + self.longest_response_tokens
+
+    @property
+    def needed_gpus(self) -> Needed:
+        """GPUs by role on the recipe's placement, which it must have. Raises `ConfigError` where they do not suffice."""
+        assert self.placement is not None
+        return self.placement.needed(reference=self.kl_coef > 0, critic=self.critic is not None)
 
     def max_response_tokens(self, step: int) -> int:
         """The cap on response tokens at a step, counted from 0 (paper §2: 2048, then 4096, then 8192)."""

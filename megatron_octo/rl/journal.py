@@ -1,13 +1,13 @@
 """Where the metrics of an RL run go: JSONL, one row per step and per evaluation, and TensorBoard; no repeats after a resume."""
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megatron_octo import jsonl
 from megatron_octo.errors import ResourceError
+from megatron_octo.rl import lines
 from megatron_octo.rl.metrics import Row, step_of
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ class Journal:
             ResourceError: TensorBoard's writer is not installed.
         """
         self._file = file
-        self._rows = [] if resumed_from is None else [row for row in read(file) if step_of(row) <= resumed_from]
-        _replace(file, self._rows)
+        self._rows: list[Row] = [*lines.forget_after(file, resumed_from)]
         self._events: SummaryWriter | None = None
         if tensorboard is not None:
             self._events = _event_file(tensorboard, first_step=0 if resumed_from is None else resumed_from + 1)
@@ -42,8 +41,7 @@ class Journal:
     def append(self, row: Row) -> None:
         # JSON has no NaN.
         finite = {key: None if value is None or not math.isfinite(value) else value for key, value in row.items()}
-        with self._file.open("a") as stream:
-            stream.write(json.dumps(finite) + "\n")
+        jsonl.append(self._file, [finite])
         self._rows.append(finite)
         if self._events is not None:
             _draw(self._events, finite)
@@ -51,25 +49,6 @@ class Journal:
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
-
-
-def read(file: Path) -> list[Row]:
-    """All whole rows; a kill may have cut the last one."""
-    if not file.exists():
-        return []
-    rows: list[Row] = []
-    for line in file.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def _replace(file: Path, rows: Sequence[Row]) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, file)
 
 
 def _event_file(directory: Path, *, first_step: int) -> "SummaryWriter":

@@ -128,14 +128,13 @@ def _placement(recipe: ReinforcementLearning) -> Placement:
 
 def _check_batches(recipe: ReinforcementLearning, placement: Placement) -> None:
     """OpenRLHF rounds the responses per GPU down, and leaves out or never applies what is over."""
-    needed = placement.needed(reference=recipe.kl_coef > 0, critic=recipe.critic is not None)
-    ranks = needed.actor // placement.ring_attention_size
+    gpus, ring = recipe.needed_gpus.actor, placement.ring_attention_size
     micro_batch = placement.micro_batch_responses if placement.max_tokens_per_gpu is None else 1
     responses = recipe.mini_batch_prompts * recipe.samples_per_prompt
-    if needed.actor % placement.ring_attention_size or responses % (ranks * micro_batch):
+    if responses % (gpus // ring * micro_batch):
         raise ConfigError(
-            f"a mini-batch of {recipe.mini_batch_prompts} x {recipe.samples_per_prompt} responses does not divide over {needed.actor} "
-            f"GPUs in rings of {placement.ring_attention_size}, {micro_batch} at a time; change nodes, rollout_gpus or "
+            f"a mini-batch of {recipe.mini_batch_prompts} x {recipe.samples_per_prompt} responses does not divide over {gpus} "
+            f"GPUs in rings of {ring}, {micro_batch} at a time; change nodes, rollout_gpus or "
             "micro_batch_responses"
         )
 
@@ -154,7 +153,7 @@ def _data(recipe: ReinforcementLearning, stage: Stage, files: Files) -> Options:
         "data.input_key": "input",
         "data.label_key": "label",
         # The longest cap in every stage: evaluations use it throughout, and the agent keeps to the stage's in training.
-        "data.max_len": recipe.max_prompt_tokens + recipe.longest_response_tokens,
+        "data.max_len": recipe.longest_sequence_tokens,
         "rollout.max_new_tokens": stage.cap,
         "train.agent_func_path": files.agent,
         "train.seed": recipe.seed,
@@ -233,7 +232,7 @@ def _critic(critic: Critic, recipe: ReinforcementLearning, files: Files) -> Opti
 
 
 def _roles(recipe: ReinforcementLearning, placement: Placement) -> Options:
-    needed = placement.needed(reference=recipe.kl_coef > 0, critic=recipe.critic is not None)
+    needed = recipe.needed_gpus
     gpus = {"actor": needed.actor, "ref": needed.reference, "critic": needed.critic}
     options: dict[str, Value] = {
         "train.colocate_all": placement.colocation is Colocation.ALL,
@@ -247,7 +246,7 @@ def _roles(recipe: ReinforcementLearning, placement: Placement) -> Options:
 
 
 def _engines(recipe: ReinforcementLearning, placement: Placement) -> Options:
-    needed = placement.needed(reference=recipe.kl_coef > 0, critic=recipe.critic is not None)
+    needed = recipe.needed_gpus
     return {
         "vllm.num_engines": needed.engines // placement.engine_tensor_parallel_size,
         "vllm.tensor_parallel_size": placement.engine_tensor_parallel_size,

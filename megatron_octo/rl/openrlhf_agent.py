@@ -4,7 +4,7 @@ OpenRLHF's own single-turn executor knows no stop strings, adds no BOS, cuts ove
 exception of the reward into a reward of None, of which the run dies later with another message. Here the prompt's tokens are
 those of training documents, a response ends where it ends in evaluation, and an exception travels.
 
-Every response leaves a line in ROLLOUTS/<host>-<pid>.jsonl; the run makes its metrics of them (openrlhf_run.py).
+Every response leaves a line in ROLLOUTS/<host>-<pid>.jsonl; the run makes its metrics of them (openrlhf_logs.py).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_octo import config, templates
+from megatron_octo import config, jsonl, templates
 from megatron_octo.rl.config import RLJob
 from megatron_octo.rl.rewards import Score, Scorer
 from megatron_octo.rl.rollouts import Rollout
@@ -107,18 +107,9 @@ class Executor:
         text = templates.before_stop(text, self._recipe.stop_strings)
         score = self._scorer(text, asked["answer"], tokens=len(ids), finished=finished, cap=cap)
         rollout = Rollout(
-            prompt=asked["number"],
-            eval_set=asked["eval_set"],
-            correct=score.correct,
-            reward=score.reward,
-            tokens=len(ids),
-            finished=finished,
-            boxes=score.boxes,
-            repetition=score.repetition,
-            timeout=score.timeout,
+            prompt=asked["number"], eval_set=asked["eval_set"], tokens=len(ids), finished=finished, **asdict(score)
         )
-        with self._file.open("a") as stream:  # one write, so that the lines of two threads do not mix
-            stream.write(json.dumps({"time": time.time(), "rollout": asdict(rollout)}) + "\n")
+        jsonl.append(self._file, [{"time": time.time(), "rollout": asdict(rollout)}])
         return score
 
 

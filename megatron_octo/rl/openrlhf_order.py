@@ -40,11 +40,6 @@ def remaining(checkpoint: Path, length: int) -> list[int]:
     return [int(batch[0]) for batch in loader]
 
 
-def newest(checkpoints: Path) -> Path:
-    """The policy's checkpoint that OpenRLHF resumes from."""
-    return checkpoints / "_actor" / (checkpoints / "_actor" / "latest").read_text().strip()
-
-
 def _state(checkpoint: Path) -> dict[str, Any]:
     """DeepSpeed's file of rank 0; it keeps what OpenRLHF adds beside the weights, which are mapped and not read."""
     file = sorted(checkpoint.glob("*mp_rank_00_model_states.pt"))[0]

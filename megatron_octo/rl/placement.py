@@ -129,34 +129,30 @@ class Placement:
         """GPUs by role, the training roles as large as what the engines leave allows.
 
         Raises:
-            ConfigError: nothing is left to train on, or what is left is not the same number on every node it touches.
+            ConfigError: nothing is left to train on, or it does not divide into rings.
         """
         if self.colocation is Colocation.ALL:
-            roles = self.gpus
-            return Needed(
-                actor=roles, reference=roles * reference, critic=roles * critic, engines=roles, total=self.gpus
+            actor = engines = total = self.gpus
+        else:
+            engines = self.rollout_gpus or 0
+            separate = 1 + critic + (reference and self.colocation is Colocation.NONE)
+            actor = self._training_gpus(engines=engines, separate=separate)
+            total = actor * separate + engines
+        if actor % self.ring_attention_size:
+            raise ConfigError(
+                f"ring_attention_size {self.ring_attention_size} does not divide the {actor} GPUs of the policy"
             )
-        engines = self.rollout_gpus or 0
-        separate = 1 + critic + (reference and self.colocation is Colocation.NONE)
+        return Needed(actor=actor, reference=actor * reference, critic=actor * critic, engines=engines, total=total)
+
+    def _training_gpus(self, *, engines: int, separate: int) -> int:
+        """GPUs of each of so many models; beyond one node, whole nodes."""
         actor = (self.gpus - engines) // separate
         if actor < 1:
             raise ConfigError(
                 f"{self.nodes} x {self.gpus_per_node} GPUs less {engines} for engines leave {self.gpus - engines} for {separate} "
                 "separate models; take more nodes, fewer rollout_gpus, or colocation=all"
             )
-        if actor > self.gpus_per_node:
-            actor -= actor % self.gpus_per_node
-        if actor % self.ring_attention_size:
-            raise ConfigError(
-                f"ring_attention_size {self.ring_attention_size} does not divide the {actor} GPUs of the policy"
-            )
-        return Needed(
-            actor=actor,
-            reference=actor * reference,
-            critic=actor * critic,
-            engines=engines,
-            total=actor * separate + engines,
-        )
+        return actor if actor <= self.gpus_per_node else actor - actor % self.gpus_per_node
 
     def training_shape(self, gpus: int) -> tuple[int, int]:
         """(nodes, GPUs on each) of a role with so many GPUs."""

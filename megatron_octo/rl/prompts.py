@@ -1,16 +1,15 @@
 """The prompts of a run in order, the same for both engines, and the file in which OpenRLHF reads them."""
 
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_octo import templates
+from megatron_octo import jsonl, templates
 from megatron_octo.errors import CorpusError
 from megatron_octo.generation import prompt_ids
 from megatron_octo.questions import Question
@@ -29,6 +28,8 @@ class Prompt:
     answer: str
     #: Place in the order of the run, or in its evaluation set.
     number: int
+    #: Name of that set; None in training.
+    eval_set: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +61,13 @@ def prepare(
     return Prepared(sequence=_sequence(recipe, kept), kept=len(kept), dropped=len(questions) - len(kept))
 
 
-def render_all(recipe: ReinforcementLearning, questions: Sequence[Question]) -> list[Prompt]:
+def render_all(
+    recipe: ReinforcementLearning, questions: Sequence[Question], *, eval_set: str | None = None
+) -> list[Prompt]:
     """Every question rendered, in the given order: an evaluation set."""
     text = templates.load(recipe.template, recipe.template_file)
     return [
-        Prompt(text=templates.render(text, each.question), answer=each.answer, number=place)
+        Prompt(text=templates.render(text, each.question), answer=each.answer, number=place, eval_set=eval_set)
         for place, each in enumerate(questions)
     ]
 
@@ -73,12 +76,10 @@ def _sequence(recipe: ReinforcementLearning, prompts: list[Prompt]) -> list[Prom
     rng, order, length = Random(recipe.seed), list[Prompt](), recipe.train_steps * recipe.prompts_per_step
     while len(order) < length:
         order += rng.sample(prompts, len(prompts))
-    return [Prompt(text=each.text, answer=each.answer, number=place) for place, each in enumerate(order[:length])]
+    return [replace(each, number=place) for place, each in enumerate(order[:length])]
 
 
-def write_openrlhf(
-    prompts: Sequence[Prompt], file: Path, tokenizer: PreTrainedTokenizerBase, *, eval_set: str | None
-) -> None:
+def write_openrlhf(prompts: Sequence[Prompt], file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """JSONL rows of `input`, `label` and `datasource`, ready for a tokenizer that is told to add nothing (OpenRLHF's way).
 
     Raises:
@@ -87,15 +88,12 @@ def write_openrlhf(
     opening = _opening(tokenizer)
     for text in {prompt.text for prompt in prompts}:
         _check_tokens(tokenizer, opening, text)
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(_row(prompt, opening, eval_set)) + "\n" for prompt in prompts)
-    os.replace(temporary, file)
+    jsonl.replace(file, (_row(prompt, opening) for prompt in prompts))
 
 
-def _row(prompt: Prompt, opening: str, eval_set: str | None) -> dict[str, Any]:
-    label = {"answer": prompt.answer, "number": prompt.number, "eval_set": eval_set}
-    return {"input": opening + prompt.text, "label": json.dumps(label), "datasource": eval_set or TRAINING}
+def _row(prompt: Prompt, opening: str) -> dict[str, Any]:
+    label = {"answer": prompt.answer, "number": prompt.number, "eval_set": prompt.eval_set}
+    return {"input": opening + prompt.text, "label": json.dumps(label), "datasource": prompt.eval_set or TRAINING}
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_octo.errors import OctoError, ResourceError
-from megatron_octo.process import exit_code
+from megatron_octo.process import end, exit_code, interrupt
+from megatron_octo.rl import ray_cluster
 
 #: 6,380 to 9,979.
 FIRST_PORT, NUM_PORTS = 6380, 3600
@@ -29,8 +30,6 @@ POLL_SECONDS = 0.5
 GRACE_SECONDS = 10.0
 #: The head is gone after so many failed looks.
 MISSES = 3
-PROBE_SECONDS = 60.0
-_COUNT_NODES = "import ray; ray.init(log_to_driver=False, logging_level='ERROR'); print('NODES', sum(node['Alive'] for node in ray.nodes()))"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +50,14 @@ def from_slurm(environment: Mapping[str, str], *, head: str | None) -> Cluster:
     """The cluster of this step; without Slurm, this machine alone.
 
     Raises:
-        ResourceError: several nodes and no way to learn which is the first.
+        ResourceError: several nodes and no way to learn which is the first, or several tasks on one.
     """
     nodes = int(environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES", "1")))
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", nodes))
+    if tasks != nodes:
+        raise ResourceError(
+            f"this step has {tasks} tasks on {nodes} nodes, and each starts Ray for a whole node; give srun --ntasks-per-node=1"
+        )
     number = int(environment.get("SLURM_JOB_ID", os.getpid())) * 7 + int(environment.get("SLURM_STEP_ID", 0))
     return Cluster(
         head=head or (_first_node(environment) if nodes > 1 else "127.0.0.1"),
@@ -67,44 +71,53 @@ def _first_node(environment: Mapping[str, str]) -> str:
     names = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
     try:
         listed = subprocess.run(["scontrol", "show", "hostnames", names], capture_output=True, text=True, check=True)
-        return socket.gethostbyname(listed.stdout.split()[0])
+        first = listed.stdout.split()[0]
+        address = socket.gethostbyname(first)
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise ResourceError(
             f"the address of the first of the nodes '{names}' is unknown: {error}; name it with --head"
         ) from error
+    if address.startswith("127."):  # Debian gives a machine's own name 127.0.1.1
+        raise ResourceError(
+            f"this machine takes {first}, the first node, for {address}, where no other finds it; name its address with --head"
+        )
+    return address
 
 
 def run(
     cluster: Cluster, command: Sequence[str], *, ray_options: Sequence[str], logs: Path, join_seconds: float
 ) -> int:
     """This node's part, to the end. Returns the exit status of the step."""
-    environment = os.environ | {"RAY_ADDRESS": cluster.address, "RAY_USAGE_STATS_ENABLED": "0"}
     # A worker whose head has left would try for minutes.
-    environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
+    environment = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"} | os.environ
+    environment |= {"RAY_ADDRESS": cluster.address, "RAY_USAGE_STATS_ENABLED": "0"}
+    # Until the command gets it; by default it would end this process and leave Ray.
+    signal.signal(signal.SIGUSR1, interrupt)
     if cluster.rank > 0:
         _wait_for_head(cluster, join_seconds)
-    ray = _start_ray(cluster, ray_options, logs, environment)
+    log = logs / f"ray-{cluster.rank:04d}.log"
+    ray = _start_ray(cluster, ray_options, log, environment)
     try:
         if cluster.rank > 0:
-            return _stay(cluster, ray)
-        _wait_for_nodes(cluster, ray, environment, join_seconds)
+            return _stay(cluster, ray, log)
+        _wait_for_nodes(cluster, ray, log, environment, join_seconds)
         return _drive(command, environment)
     finally:
-        _end(ray)
+        end(ray, grace_seconds=GRACE_SECONDS)
 
 
 def _start_ray(
-    cluster: Cluster, options: Sequence[str], logs: Path, environment: Mapping[str, str]
+    cluster: Cluster, options: Sequence[str], log: Path, environment: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     if cluster.rank == 0:
         start += ["--head", f"--node-ip-address={cluster.head}", f"--port={cluster.port}", "--include-dashboard=false"]
     else:
         start += [f"--address={cluster.address}"]
-    logs.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
     own = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
-    with (logs / f"ray-{cluster.rank:04d}.log").open("a") as log:
-        return subprocess.Popen([*start, *options], env=own, start_new_session=True, stdout=log, stderr=log)
+    with log.open("a") as said:
+        return subprocess.Popen([*start, *options], env=own, start_new_session=True, stdout=said, stderr=said)
 
 
 def _wait_for_head(cluster: Cluster, seconds: float) -> None:
@@ -116,33 +129,22 @@ def _wait_for_head(cluster: Cluster, seconds: float) -> None:
 
 
 def _wait_for_nodes(
-    cluster: Cluster, ray: "subprocess.Popen[bytes]", environment: Mapping[str, str], seconds: float
+    cluster: Cluster, ray: "subprocess.Popen[bytes]", log: Path, environment: Mapping[str, str], seconds: float
 ) -> None:
-    deadline, joined = time.monotonic() + seconds, 0
+    deadline, joined, doubt = time.monotonic() + seconds, 0, ""
     while joined < cluster.nodes:
         if ray.poll() is not None:
-            raise OctoError(f"Ray's head ended with {ray.returncode} before the nodes joined; see its log")
+            raise OctoError(f"Ray's head ended with {ray.returncode} before the nodes joined; see {log}")
         if time.monotonic() > deadline:
-            raise ResourceError(f"{joined} of {cluster.nodes} nodes joined in {seconds:.0f} s; see the others' logs")
+            raise ResourceError(
+                f"{joined} of {cluster.nodes} nodes joined in {seconds:.0f} s; see the logs in {log.parent}{doubt}"
+            )
         time.sleep(POLL_SECONDS)
-        joined = _joined(environment) if _head_answers(cluster) else 0
-
-
-def _joined(environment: Mapping[str, str]) -> int:
-    # A process of its own: this one would stay connected.
-    try:
-        asked = subprocess.run(
-            [sys.executable, "-c", _COUNT_NODES],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PROBE_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return 0
-    counted = [line.split()[1] for line in asked.stdout.splitlines() if line.startswith("NODES ")]
-    return int(counted[0]) if counted else 0
+        if _head_answers(cluster):
+            try:
+                joined = ray_cluster.nodes(environment)
+            except ResourceError as error:  # it may not be up yet
+                doubt = f". {error}"
 
 
 def _head_answers(cluster: Cluster) -> bool:
@@ -162,35 +164,24 @@ def _drive(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, forward)
+    # Ctrl-C reaches the command too, and until it has ended it needs Ray.
+    signal.signal(signal.SIGINT, lambda *_: None)
     code = driver.wait()
     return 128 - code if code < 0 else code
 
 
-def _stay(cluster: Cluster, ray: "subprocess.Popen[bytes]") -> int:
+def _stay(cluster: Cluster, ray: "subprocess.Popen[bytes]", log: Path) -> int:
     """A node of the cluster until the head leaves, which is how a step ends; 1 where its own Ray ended first."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the head's command decides
     missed = 0
     while missed < MISSES:
         missed = 0 if _head_answers(cluster) else missed + 1
         if ray.poll() is not None and not missed:
-            print(f"Ray ended with {ray.returncode} on node {cluster.rank}", file=sys.stderr, flush=True)
+            print(f"Ray ended with {ray.returncode} on node {cluster.rank}; see {log}", file=sys.stderr, flush=True)
             return 1
         time.sleep(POLL_SECONDS)
     return 0
-
-
-def _end(ray: "subprocess.Popen[bytes]") -> None:
-    """Every process of this node's Ray."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(ray.pid, number)
-        except ProcessLookupError:
-            return
-        try:
-            ray.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def main() -> int:

@@ -106,6 +106,12 @@ def score_all(
         return list(threads.map(score, responses, answers, tokens, finished))
 
 
+def file_of(function: str) -> Path | None:
+    """The file a user's function is in; None where it is of a module."""
+    where = function.rpartition(":")[0]
+    return Path(where) if where.endswith(".py") else None
+
+
 def repetition(text: str) -> float:
     """Share of its pieces of 20 characters that occurred before in it; 0 for shorter texts.
 
@@ -167,7 +173,8 @@ def _load(function: str) -> Callable[..., Any]:
 
 def _module(function: str, where: str) -> ModuleType:
     try:
-        return _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        file = file_of(function)
+        return importlib.import_module(where) if file is None else _from_file(file)
     except Exception as error:
         raise ConfigError(f"reward.function '{function}': importing {where} failed with {error!r}") from error
 

@@ -1,9 +1,6 @@
 """What is known of one sampled response, whichever engine sampled it: a line of JSON, from which every metric is made."""
 
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +23,3 @@ class Rollout:
     repetition: float
     #: The grader gave up on it.
     timeout: bool
-
-
-def append(file: Path, rollouts: Iterable[Rollout]) -> None:
-    """One write for all lines, so that lines of two processes do not mix."""
-    text = "".join(json.dumps(asdict(rollout)) + "\n" for rollout in rollouts)
-    with file.open("a") as stream:
-        stream.write(text)
-
-
-def read(file: Path) -> Iterator[Rollout]:
-    """All whole lines; a kill may have cut the last one."""
-    for line in file.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield Rollout(**json.loads(line))

@@ -1,22 +1,16 @@
 """The GRPO family on one machine with Hugging Face TRL 1.16: a recipe and a local model in, a trained model out. CPU or one GPU.
 
-A step of ours is one batch of prompts; TRL's `global_step` counts optimizer updates. TRL samples through `rollout_func`, our
-loop in generation.py: the response cap of the step, stop strings and prompt tokens are then the same code as in evaluation,
-and a step's samples depend on (seed, step, weights) alone, so a resumed run repeats the unbroken one.
+A step of ours is one batch of prompts; TRL's `global_step` counts optimizer updates. A resumed run repeats the unbroken one.
 
-    OUT/model, OUT/metrics.jsonl, OUT/alarms.jsonl      results
+    OUT/model, OUT/metrics.jsonl, OUT/alarms.jsonl      results (stage.py)
     OUT/checkpoints                                     the newest `keep_checkpoints`; they stay, for a longer run and `restart_from`
-    OUT/logs/rollouts.jsonl, OUT/logs/tensorboard       every sampled response in numbers; the metrics once more
+    OUT/logs/rollouts.jsonl                             every sampled response in numbers
 """
 
 import contextlib
-import itertools
-import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import datasets
@@ -26,20 +20,19 @@ import trl
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megatron_octo import generation, progress
-from megatron_octo.errors import ConfigError, OctoError
-from megatron_octo.generation import Response
 from megatron_octo.questions import Question
-from megatron_octo.rl import journal, prompts, rollouts
+from megatron_octo.rl import prompts, restart
 from megatron_octo.rl.config import Algorithm, Loss, ReinforcementLearning, RLJob
-from megatron_octo.rl.metrics import EngineLog, Row, evaluation_row, training_row
+from megatron_octo.rl.context import check_context
+from megatron_octo.rl.journal import Journal
 from megatron_octo.rl.prompts import Prompt
-from megatron_octo.rl.rewards import Scorer, score_all
-from megatron_octo.rl.rollouts import Rollout
+from megatron_octo.rl.stage import ALARMS, METRICS, MODEL, TENSORBOARD, Trained, outcome
 from megatron_octo.rl.trl_checkpoints import Checkpoints
+from megatron_octo.rl.trl_recorder import Recorder
+from megatron_octo.rl.trl_sampling import Sampling
 from megatron_octo.rl.watch import AlarmWatch
 
-METRICS, ALARMS, MODEL, CHECKPOINTS = "metrics.jsonl", "alarms.jsonl", "model", "checkpoints"
-LOGS, ROLLOUTS, TENSORBOARD = "logs", "rollouts.jsonl", "tensorboard"
+CHECKPOINTS, ROLLOUTS = "checkpoints", "logs/rollouts.jsonl"
 #: A kill may cut the newest checkpoint.
 FEWEST_CHECKPOINTS = 2
 
@@ -54,21 +47,7 @@ SCALE = {
 LOSSES = {Loss.TOKEN_MEAN: "dapo", Loss.SEQUENCE_MEAN: "grpo", Loss.FIXED_LENGTH: "dr_grpo"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What a finished run did."""
-
-    optimizer_updates: int
-    #: Steps in which some group had different rewards, that is, in which there was something to learn.
-    steps_with_spread: int
-    questions: int
-    #: Questions left out because their prompt is longer than `max_prompt_tokens`.
-    dropped_questions: int
-
-
-def train(
-    job: RLJob, *, questions: Sequence[Question], eval_sets: Mapping[str, Sequence[Question]], out: Path
-) -> Trained:
+def train(job: RLJob, *, asked: Sequence[Question], eval_sets: Mapping[str, Sequence[Question]], out: Path) -> Trained:
     """Train, or continue from the newest whole checkpoint below `out`, or from `job.restart_from`. Leaves the model in OUT/model.
 
     Raises:
@@ -80,21 +59,13 @@ def train(
     tokenizer = generation.load_tokenizer(job.model)
     # fp32 weights everywhere: at a learning rate of 1e-6, updates of bf16 weights round to nothing.
     model = generation.load_model(job.model, torch.float32)
-    _check_context(job.recipe, model)
-    prepared = prompts.prepare(job.recipe, questions, tokenizer)
+    check_context(job.recipe, model.config.max_position_embeddings)
+    prepared = prompts.prepare(job.recipe, asked, tokenizer)
     before = _fingerprint(model)
-    sampling = _Sampling(job=job, file=_logs(out) / ROLLOUTS)
+    sampling = Sampling(job=job, file=out / ROLLOUTS)
     trainer = _trainer(job, model, tokenizer, prepared.sequence, sampling, out)
     _run(job, trainer, sampling, eval_sets, out)
-    trained = Trained(
-        optimizer_updates=trainer.state.global_step,
-        steps_with_spread=sum((row.get("groups_without_spread") or 0) < 1 for row in _training_rows(out)),
-        questions=prepared.kept,
-        dropped_questions=prepared.dropped,
-    )
-    if trained.steps_with_spread and _fingerprint(model) == before:
-        rate = job.recipe.learning_rate
-        raise OctoError(f"{job.recipe.name}: the weights did not change; learning_rate is {rate:g}")
+    trained = outcome(job, out, prepared, weights_changed=_fingerprint(model) != before)
     _save(model, tokenizer, out / MODEL)
     return trained
 
@@ -104,7 +75,7 @@ def _trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sequence: Sequence[Prompt],
-    sampling: "_Sampling",
+    sampling: Sampling,
     out: Path,
 ) -> "_Trainer":
     columns = {
@@ -125,29 +96,26 @@ def _trainer(
 
 
 def _run(
-    job: RLJob, trainer: "_Trainer", sampling: "_Sampling", eval_sets: Mapping[str, Sequence[Question]], out: Path
+    job: RLJob, trainer: "_Trainer", sampling: Sampling, eval_sets: Mapping[str, Sequence[Question]], out: Path
 ) -> None:
     """All steps that are left."""
     recipe = job.recipe
     checkpoints = Checkpoints(directory=out / CHECKPOINTS, updates_per_step=recipe.updates_per_step)
-    if job.restart_from is not None:
-        checkpoints.forget_after(job.restart_from)
+    restart.once(job, out, checkpoints.forget_after)
     step = max(checkpoints.steps(), default=None)
     sampling.forget_after(step or 0)
     with (
         progress.bar(f"rl {recipe.name}", total=recipe.train_steps, unit="steps", done=step or 0) as advance,
-        contextlib.closing(
-            journal.Journal(out / METRICS, resumed_from=step, tensorboard=_logs(out) / TENSORBOARD)
-        ) as metrics,
+        contextlib.closing(Journal(out / METRICS, resumed_from=step, tensorboard=out / TENSORBOARD)) as metrics,
     ):
-        recorder = _Recorder(
+        recorder = Recorder(
             job=job,
             trainer=trainer,
             sampling=sampling,
             metrics=metrics,
-            alarms=AlarmWatch(recipe.name, recipe.alarms, out / ALARMS),
+            alarms=AlarmWatch(recipe.name, recipe.alarms, out / ALARMS, resumed_from=step),
             checkpoints=checkpoints,
-            eval_sets={name: prompts.render_all(recipe, questions) for name, questions in eval_sets.items()},
+            eval_sets={name: prompts.render_all(recipe, asked, eval_set=name) for name, asked in eval_sets.items()},
             advance=advance,
         )
         trainer.add_callback(recorder)
@@ -201,16 +169,6 @@ def _reward_weight(recipe: ReinforcementLearning) -> float:
     return samples / (samples - 1) if recipe.algorithm is Algorithm.RLOO else 1.0
 
 
-def _check_context(recipe: ReinforcementLearning, model: PreTrainedModel) -> None:
-    longest = recipe.max_prompt_tokens + recipe.longest_response_tokens
-    context = model.config.max_position_embeddings
-    if longest > context:
-        raise ConfigError(
-            f"prompts of {recipe.max_prompt_tokens} and responses of {recipe.longest_response_tokens} tokens need {longest} "
-            f"positions, the model has {context}; shorten length_schedule or max_prompt_tokens"
-        )
-
-
 class _Trainer(trl.GRPOTrainer):  # type: ignore[misc]
     """TRL's trainer without what it does unasked: reporting home, and a model card in every checkpoint."""
 
@@ -219,169 +177,6 @@ class _Trainer(trl.GRPOTrainer):  # type: ignore[misc]
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         pass
-
-
-@dataclass(eq=False, kw_only=True)
-class _Sampling:
-    """Responses and what they are worth, in training and evaluation; every one is noted in `file`."""
-
-    job: RLJob
-    file: Path
-    #: Of the step under way.
-    rollouts: Sequence[Rollout] = ()
-    seconds_generation: float = 0.0
-    seconds_grading: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._scorer = Scorer(self.job.recipe.reward)
-
-    def forget_after(self, step: int) -> None:
-        """Drop what was sampled after a step. Evaluations of a step stand before the training of the next."""
-        first = step * self.job.recipe.prompts_per_step
-        found = rollouts.read(self.file) if self.file.exists() and step else ()
-        kept = list(itertools.takewhile(lambda each: each.eval_set is not None or each.prompt < first, found))
-        self.file.unlink(missing_ok=True)
-        rollouts.append(self.file, kept)
-
-    def sample(self, texts: list[str], trainer: _Trainer) -> dict[str, Any]:
-        """TRL's `rollout_func`: responses for one step's prompts, each of which comes `samples_per_prompt` times."""
-        recipe = self.job.recipe
-        step = trainer.state.global_step // recipe.updates_per_step
-        # What `Loss.FIXED_LENGTH` divides by until the next batch is sampled.
-        trainer.max_completion_length = recipe.max_response_tokens(step)
-        started = time.perf_counter()
-        responses = generation.generate(
-            trainer.model,
-            trainer.processing_class,
-            texts,
-            max_new_tokens=recipe.max_response_tokens(step),
-            temperature=recipe.temperature,
-            top_p=recipe.top_p,
-            batch_size=self.job.generation_batch_responses,
-            seed=Random(f"{recipe.seed}/{step}").getrandbits(63),
-            stop_strings=recipe.stop_strings,
-        )
-        self.seconds_generation = time.perf_counter() - started
-        return {
-            "prompt_ids": [response.prompt_ids for response in responses],
-            "completion_ids": [response.token_ids for response in responses],
-            "logprobs": None,  # TRL computes them with the weights it is about to train
-            "response": responses,  # handed on to the reward
-        }
-
-    def reward(
-        self, *, prompts: list[str], answer: list[str], number: list[int], response: list[Response], **arguments: Any
-    ) -> list[float]:
-        """TRL's reward function."""
-        started = time.perf_counter()
-        step = arguments["trainer_state"].global_step // self.job.recipe.updates_per_step
-        asked = [Prompt(text=t, answer=a, number=n) for t, a, n in zip(prompts, answer, number, strict=True)]
-        self.rollouts = self._graded(asked, response, self.job.recipe.max_response_tokens(step), eval_set=None)
-        self.seconds_grading = time.perf_counter() - started
-        return [rollout.reward for rollout in self.rollouts]
-
-    def evaluate(self, name: str, asked: Sequence[Prompt], trainer: _Trainer) -> list[Rollout]:
-        """Greedy, at the longest cap of the schedule, so that the points of a curve compare."""
-        recipe = self.job.recipe
-        responses = generation.generate(
-            trainer.model,
-            trainer.processing_class,
-            [prompt.text for prompt in asked],
-            max_new_tokens=recipe.longest_response_tokens,
-            batch_size=self.job.generation_batch_responses,
-            stop_strings=recipe.stop_strings,
-        )
-        return self._graded(asked, responses, recipe.longest_response_tokens, eval_set=name)
-
-    def _graded(
-        self, asked: Sequence[Prompt], responses: Sequence[Response], cap: int, *, eval_set: str | None
-    ) -> list[Rollout]:
-        tokens = [len(response.token_ids) for response in responses]
-        finished = [response.finished for response in responses]
-        scores = score_all(
-            self._scorer,
-            [response.text for response in responses],
-            [prompt.answer for prompt in asked],
-            tokens=tokens,
-            finished=finished,
-            cap=cap,
-        )
-        graded = [
-            Rollout(prompt=prompt.number, eval_set=eval_set, tokens=length, finished=ended, **asdict(score))
-            for prompt, length, ended, score in zip(asked, tokens, finished, scores, strict=True)
-        ]
-        rollouts.append(self.file, graded)
-        return graded
-
-
-@dataclass(eq=False, kw_only=True)
-class _Recorder(transformers.TrainerCallback):
-    """Metrics, evaluations, alarms and progress of every step."""
-
-    job: RLJob
-    trainer: _Trainer
-    sampling: _Sampling
-    metrics: journal.Journal
-    alarms: AlarmWatch
-    checkpoints: Checkpoints
-    eval_sets: Mapping[str, Sequence[Prompt]]
-    advance: progress.Advance
-    started: float = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        if state.global_step == 0:
-            self._evaluate(step=0)
-            return
-        # A checkpoint brings its own; the recipe's may have been tuned since.
-        state.save_steps = args.save_steps
-        given["lr_scheduler"].base_lrs = [args.learning_rate] * len(given["optimizer"].param_groups)
-        for group in given["optimizer"].param_groups:
-            group["lr"] = args.learning_rate
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self.job.recipe.updates_per_step == 0:
-            self.started = time.perf_counter()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if "reward" not in logs:  # the summary at the end
-            return
-        recipe = self.job.recipe
-        step = state.global_step // recipe.updates_per_step
-        row = training_row(step, self.sampling.rollouts, self._engine_log(logs))
-        self.metrics.append(row)
-        self.advance(1, note=f"accuracy {row['accuracy']:.3f}, {row['response_length']:.0f} tokens")
-        if step % recipe.eval_interval == 0 or step == recipe.train_steps:
-            self._evaluate(step)
-        self.alarms.look(self.metrics.rows, saved=self.checkpoints.steps())
-
-    def _engine_log(self, logs: Mapping[str, float]) -> EngineLog:
-        seconds = time.perf_counter() - self.started
-        generation_seconds, grading_seconds = self.sampling.seconds_generation, self.sampling.seconds_grading
-        return EngineLog(
-            entropy=logs.get("entropy"),
-            kl=logs.get("kl"),
-            clip_low=logs.get("clip_ratio/low_mean"),
-            clip_high=logs.get("clip_ratio/high_mean"),
-            clip=logs.get("clip_ratio/region_mean"),
-            learning_rate=logs.get("learning_rate"),
-            grad_norm=logs.get("grad_norm"),
-            seconds=seconds,
-            seconds_generation=generation_seconds,
-            seconds_training=seconds - generation_seconds - grading_seconds,
-        )
-
-    def _evaluate(self, step: int) -> None:
-        for name, asked in self.eval_sets.items():
-            self.metrics.append(evaluation_row(step, name, self.sampling.evaluate(name, asked, self.trainer)))
-
-
-def _training_rows(out: Path) -> list[Row]:
-    return [row for row in journal.read(out / METRICS) if "reward" in row]
-
-
-def _logs(out: Path) -> Path:
-    (out / LOGS).mkdir(exist_ok=True)
-    return out / LOGS
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_octo.errors import ConfigError
+from megatron_octo.rl.restart import require_kept
 
 #: Written last into a checkpoint, so its presence means that the checkpoint is whole.
 TRAINER_STATE = "trainer_state.json"
@@ -27,12 +27,7 @@ class Checkpoints:
 
     def forget_after(self, step: int) -> None:
         """Remove the later checkpoints. Raises `ConfigError` where the step itself has none."""
-        if step not in self.steps():
-            kept = ", ".join(map(str, self.steps())) or "none"
-            raise ConfigError(
-                f"restart_from={step}: {self.directory} has no checkpoint of that step (it has: {kept}); name one it has, or leave "
-                "restart_from out to go on from the newest"
-            )
+        require_kept(step, self.steps(), self.directory)
         for checkpoint in self.directory.glob("checkpoint-*"):
             if self._step(checkpoint) > step:
                 shutil.rmtree(checkpoint)

@@ -1,23 +1,23 @@
 """Alarms as they ring: a line for people, and a row in OUT/alarms.jsonl."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_octo.rl import alarms
+from megatron_octo import jsonl
+from megatron_octo.rl import alarms, lines
 from megatron_octo.rl.alarms import Alarm
 from megatron_octo.rl.config import Alarms
 from megatron_octo.rl.metrics import Row
 
 
 class AlarmWatch:
-    """Says each alarm of a run once, also across restarts."""
+    """Says each alarm once, also across restarts; one of a step that a restart forgets may ring again."""
 
-    def __init__(self, name: str, limits: Alarms, file: Path) -> None:
+    def __init__(self, name: str, limits: Alarms, file: Path, *, resumed_from: int | None) -> None:
+        """`resumed_from` is the step of the checkpoint continued from; None starts anew."""
         self._name, self._limits, self._file = name, limits, file
-        lines = file.read_text().splitlines() if file.exists() else []
-        self._said = {(row["kind"], row["step"]) for row in map(json.loads, lines)}
+        self._said = {(row["kind"], row["step"]) for row in lines.forget_after(file, resumed_from)}
 
     def look(self, rows: Sequence[Row], *, saved: Sequence[int]) -> None:
         """`rows` of the run so far; `saved` are the steps whose checkpoints are there."""
@@ -34,5 +34,4 @@ class AlarmWatch:
         )
         print(f"ALARM {self._name} step {alarm.step}: {alarm.kind}: {alarm.seen}; {way}", file=sys.stderr, flush=True)
         row = {"step": alarm.step, "kind": alarm.kind, "seen": alarm.seen, "restart_from": alarm.restart_from}
-        with self._file.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+        jsonl.append(self._file, [row])

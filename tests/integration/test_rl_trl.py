@@ -11,10 +11,11 @@ import tiny_llama
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from megatron_octo import jsonl
 from megatron_octo.artifacts import read_mark
 from megatron_octo.errors import ConfigError, OctoError
-from megatron_octo.rl import rollouts, trl
 from megatron_octo.rl import run as rl_run
+from megatron_octo.rl import trl, trl_sampling
 from megatron_octo.rl.config import Alarms, Algorithm, Engine, LengthStage, Loss, ReinforcementLearning, RLJob
 from megatron_octo.rl.placement import Placement
 from megatron_octo.rl.rewards import Score
@@ -64,13 +65,13 @@ def rows(out: Path) -> list[dict]:
     return [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines]
 
 
-def sampled(out: Path) -> list[rollouts.Rollout]:
-    return list(rollouts.read(out / "logs" / "rollouts.jsonl"))
+def sampled(out: Path) -> list[dict]:
+    return list(jsonl.read(out / "logs" / "rollouts.jsonl"))
 
 
 def run_until(batch: int, settings: RLJob, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run, with a power cut while batch number `batch` is scored; evaluations are batches too."""
-    score_all, calls = trl.score_all, itertools.count(1)
+    score_all, calls = trl_sampling.score_all, itertools.count(1)
 
     def cut(*arguments: Any, **named: Any) -> list[Score]:
         if next(calls) == batch:
@@ -78,7 +79,7 @@ def run_until(batch: int, settings: RLJob, out: Path, monkeypatch: pytest.Monkey
         return score_all(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trl, "score_all", cut)
+        patch.setattr(trl_sampling, "score_all", cut)
         rl_run.run(settings, out, force=False)
 
 
@@ -157,6 +158,26 @@ def test_a_restart_goes_back_and_takes_the_tuned_learning_rate(
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
+def test_a_restart_that_is_stopped_and_run_again_goes_on(
+    model_directory: Path,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "rl"
+    with pytest.raises(PowerCut):
+        run_until(6, job(model_directory, prompts), out, monkeypatch)
+    again = replace(job(model_directory, prompts, learning_rate=2e-3), restart_from=1)
+    with pytest.raises(PowerCut):
+        run_until(3, again, out, monkeypatch)  # step 2, its evaluation, and no further than step 3
+    made = (out / "checkpoints/checkpoint-4/model.safetensors").stat()
+    rl_run.run(again, out, force=False)
+    assert "an earlier try went back to step 1" in capsys.readouterr().err
+    assert (out / "checkpoints/checkpoint-4/model.safetensors").stat().st_mtime_ns == made.st_mtime_ns
+    assert [row["learning_rate"] for row in rows(out) if "reward" in row] == [1e-3, 2e-3, 2e-3, 2e-3]
+
+
 def test_a_restart_from_a_step_that_is_gone_names_those_that_are_kept(
     model_directory: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,8 +205,8 @@ def test_metrics_are_in_tensorboard_too(unbroken: Path) -> None:
 def test_every_sampled_response_is_noted(unbroken: Path) -> None:
     found = sampled(unbroken)
     assert len(found) == STEPS * 4 * 4 + 3 * 5  # and three evaluations of five questions
-    assert [each.prompt for each in found if each.eval_set is None][:6] == [0, 0, 0, 0, 1, 1]
-    assert max(each.prompt for each in found if each.eval_set is None) == STEPS * 4 - 1
+    assert [each["prompt"] for each in found if each["eval_set"] is None][:6] == [0, 0, 0, 0, 1, 1]
+    assert max(each["prompt"] for each in found if each["eval_set"] is None) == STEPS * 4 - 1
 
 
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(
@@ -233,7 +254,7 @@ def test_advantages_are_those_of_the_algorithm(
         values = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 4.0][: len(responses)]
         return [Score(correct=value > 0, reward=value, boxes=1, repetition=0.0, timeout=False) for value in values]
 
-    monkeypatch.setattr(trl, "score_all", rewards)
+    monkeypatch.setattr(trl_sampling, "score_all", rewards)
     seen: list[float] = []
     advantages_of = trl._Trainer._generate_and_score_completions
 

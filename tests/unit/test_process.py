@@ -131,3 +131,85 @@ def test_a_run_may_open_as_many_files_as_the_system_allows() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "expected"),
+    [
+        (b"one\ntwo\nthree\n", 2, ["two", "three"]),
+        (b"one\ntwo", 5, ["one", "two"]),
+        (b"", 3, []),
+        (b"b\xffd\n", 1, ["b\ufffdd"]),
+        # Beyond one read from the end, cut within a line and within the two bytes of a letter.
+        ("é".encode() * process.TAIL_BYTES + b"x\nlast\n", 1, ["last"]),
+        (
+            b"first\n" + "é".encode() * process.TAIL_BYTES + b"x\nlast\n",
+            2,
+            ["é" * process.TAIL_BYTES + "x", "last"],
+        ),
+    ],
+)
+def test_the_last_lines_of_a_file(tmp_path: Path, text: bytes, count: int, expected: list[str]) -> None:
+    (tmp_path / "log").write_bytes(text)
+    assert process.last_lines(tmp_path / "log", count) == expected
+
+
+def test_a_file_that_is_missing_has_no_last_lines(tmp_path: Path) -> None:
+    assert process.last_lines(tmp_path / "log", 3) == []
+
+
+#: Says its number and that of a child, which outlives SIGTERM to its parent alone.
+FAMILY = """
+import os, signal, subprocess, sys, time
+if {deaf}:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep({seconds})
+"""
+
+
+def family(*, deaf: bool = False, seconds: float = 600) -> tuple[subprocess.Popen[str], int]:
+    words = [sys.executable, "-c", FAMILY.format(deaf=deaf, seconds=seconds)]
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0)
+    assert parent.stdout is not None
+    return parent, int(parent.stdout.readline())
+
+
+def gone(pid: int) -> bool:
+    """Within ten seconds; one that ended and that nobody asked about is gone too."""
+    status, deadline = Path(f"/proc/{pid}/status"), time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize(("deaf", "ended_by"), [(False, signal.SIGTERM), (True, signal.SIGKILL)])
+def test_a_child_ends_with_what_it_started(deaf: bool, ended_by: signal.Signals) -> None:
+    parent, child = family(deaf=deaf)
+    process.end(parent, grace_seconds=0.5)
+    assert parent.returncode == -ended_by
+    assert gone(child)
+
+
+def test_what_a_child_left_behind_ends_too() -> None:
+    parent, child = family(seconds=0)
+    assert parent.wait(30) == 0
+    process.end(parent, grace_seconds=30)
+    assert gone(child)
+    process.end(parent, grace_seconds=30)  # nobody is left
+
+
+def test_an_interrupt_leaves_no_child_behind() -> None:
+    """Ctrl-C again while a child ends."""
+    parent, child = family(deaf=True)
+    signal.signal(signal.SIGALRM, process.interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    started = time.monotonic()
+    process.end(parent, grace_seconds=30)
+    assert time.monotonic() - started < 15
+    assert (parent.returncode, gone(child)) == (-signal.SIGKILL, True)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -247,7 +247,7 @@ def test_a_directory_that_was_there_before_stays(root: Path) -> None:
 
 def test_what_ranks_said_is_kept(root: Path) -> None:
     one = job(root, "a", "time.sleep(600)", "print('the reason'); sys.exit(1)")
-    with pytest.raises(StageFailedError, match="the reason"), local.exclusive(one.logs):
+    with pytest.raises(StageFailedError, match=r"\nits last lines:\n  the reason$"), local.exclusive(one.logs):
         local.run([one], cores=2)
     assert (one.logs / "rank1.log").read_text() == "the reason\n"
     assert one.config_file.exists()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.rl.journal import Journal, read
+from megatron_octo import jsonl
+from megatron_octo.rl.journal import Journal
 
 
 def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
@@ -14,15 +15,15 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     file.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
     journal = Journal(file, resumed_from=1)
     journal.append({"step": 2, "reward": 1.0})
-    assert read(file) == [{"step": 0}, {"step": 1}, {"step": 2, "reward": 1.0}]
-    assert journal.rows == read(file)
+    assert list(jsonl.read(file)) == [{"step": 0}, {"step": 1}, {"step": 2, "reward": 1.0}]
+    assert journal.rows == list(jsonl.read(file))
 
 
 def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 0}\n')
     assert Journal(file, resumed_from=None).rows == []
-    assert read(file) == []
+    assert list(jsonl.read(file)) == []
 
 
 def test_a_row_is_on_the_disk_at_once_and_json(tmp_path: Path) -> None:

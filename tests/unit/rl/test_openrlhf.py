@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rl_recipes import on_openrlhf
 
 from megatron_octo import recipes
 from megatron_octo.config import override
@@ -23,7 +24,6 @@ from megatron_octo.rl.config import (
 )
 from megatron_octo.rl.openrlhf import Files, Stage
 from megatron_octo.rl.placement import Colocation, Placement, SyncBackend
-from megatron_octo.templates import Template
 
 FILES = Files(
     model=Path("/run/model"), prompts=Path("/run/prompts-0.jsonl"), eval_sets=Path("/run/eval.jsonl"), agent=Path("/run/agent.py"),
@@ -34,17 +34,6 @@ FILES = Files(
 def published() -> list[ReinforcementLearning]:
     loaded = [recipes.load(name) for name in recipes.names()]
     return [each for each in loaded if isinstance(each, ReinforcementLearning) and each.engine is Engine.OPENRLHF]
-
-
-def recipe(**changes: Any) -> ReinforcementLearning:
-    settings: dict[str, Any] = {
-        "name": "test", "init_from": "test", "engine": Engine.OPENRLHF, "prompts": "test", "template": Template.SIMPLE,
-        "prompts_per_step": 128, "samples_per_prompt": 16, "mini_batch_prompts": 64, "train_steps": 200,
-        "learning_rate": 1e-6, "kl_coef": 0.0, "temperature": 0.9, "top_p": 0.95, "max_prompt_tokens": 400,
-        "length_schedule": (LengthStage(from_step=0, max_response_tokens=2048), LengthStage(from_step=100, max_response_tokens=4096)),
-        "clip_epsilon": 0.2, "max_grad_norm": 1.0, "eval_interval": 4, "eval_sets": ("math500",), "placement": Placement(),
-    }  # fmt: skip
-    return ReinforcementLearning(**(settings | changes))
 
 
 def parsed(config: ReinforcementLearning, files: Files = FILES, stage: int = 0) -> Any:
@@ -80,7 +69,7 @@ def test_stages_follow_the_length_schedule_up_to_the_last_step() -> None:
         Stage(number=1, first_step=100, end_step=160, cap=4096),
         Stage(number=2, first_step=160, end_step=200, cap=8192),
     ]
-    assert openrlhf.stages(recipe(train_steps=50)) == [Stage(number=0, first_step=0, end_step=50, cap=2048)]
+    assert openrlhf.stages(on_openrlhf(train_steps=50)) == [Stage(number=0, first_step=0, end_step=50, cap=2048)]
 
 
 def test_the_papers_settings_arrive() -> None:
@@ -105,8 +94,13 @@ def test_the_papers_settings_arrive() -> None:
     assert dict(zip(expected, values(args, *expected), strict=True)) == expected
 
 
+def test_sampling() -> None:
+    args = parsed(on_openrlhf(temperature=0.9, top_p=0.95))
+    assert values(args, "rollout.temperature", "rollout.top_p") == (0.9, 0.95)
+
+
 def test_no_evaluation_sets_no_evaluation() -> None:
-    args = parsed(recipe(), dataclasses.replace(FILES, eval_sets=None))
+    args = parsed(on_openrlhf(), dataclasses.replace(FILES, eval_sets=None))
     assert values(args, "eval.dataset", "eval.steps") == (None, -1)
 
 
@@ -121,13 +115,13 @@ def test_no_evaluation_sets_no_evaluation() -> None:
     ],
 )
 def test_algorithms_without_a_critic(algorithm: Algorithm, estimator: str) -> None:
-    args = parsed(recipe(algorithm=algorithm))
+    args = parsed(on_openrlhf(algorithm=algorithm))
     assert values(args, "algo.advantage.estimator", "critic.model_name_or_path") == (estimator, None)
 
 
 def test_ppo_has_a_critic_that_may_warm_up() -> None:
     critic = Critic(learning_rate=5e-6, value_clip=0.3, gamma=0.99, gae_lambda=0.95, warmup_steps=10)
-    args = parsed(recipe(algorithm=Algorithm.PPO, critic=critic))
+    args = parsed(on_openrlhf(algorithm=Algorithm.PPO, critic=critic))
     assert values(args, "algo.advantage.estimator", "algo.advantage.gamma", "algo.advantage.lambd") == (
         "gae",
         0.99,
@@ -137,14 +131,14 @@ def test_ppo_has_a_critic_that_may_warm_up() -> None:
     # The policy trains where a step, counted from 0, is above this: from the eleventh on.
     assert args.critic.freezing_steps == 9
     assert values(args, "critic.num_nodes", "critic.num_gpus_per_node", "critic.lr_scheduler") == (1, 8, "constant")
-    assert parsed(recipe(algorithm=Algorithm.PPO, critic=Critic())).critic.freezing_steps == -1
+    assert parsed(on_openrlhf(algorithm=Algorithm.PPO, critic=Critic())).critic.freezing_steps == -1
 
 
 @pytest.mark.parametrize(
     ("loss", "mode"), [(Loss.TOKEN_MEAN, "token-mean"), (Loss.SEQUENCE_MEAN, "seq-mean-token-mean")]
 )
 def test_losses(loss: Loss, mode: str) -> None:
-    assert parsed(recipe(loss=loss)).actor.loss_agg_mode == mode
+    assert parsed(on_openrlhf(loss=loss)).actor.loss_agg_mode == mode
 
 
 @pytest.mark.parametrize(
@@ -157,13 +151,13 @@ def test_losses(loss: Loss, mode: str) -> None:
     ],
 )
 def test_kl(coefficient: float, form: KLForm, in_loss: bool, estimator: str) -> None:
-    kl = parsed(recipe(kl_coef=coefficient, kl_form=form)).algo.kl
+    kl = parsed(on_openrlhf(kl_coef=coefficient, kl_form=form)).algo.kl
     assert (kl.init_coef, kl.use_loss, kl.estimator) == (coefficient, in_loss, estimator)
 
 
 def test_dapo() -> None:
     one_cap = (LengthStage(from_step=0, max_response_tokens=2048),)
-    args = parsed(recipe(clip_epsilon_high=0.28, dynamic_sampling=True, length_schedule=one_cap))
+    args = parsed(on_openrlhf(clip_epsilon_high=0.28, dynamic_sampling=True, length_schedule=one_cap))
     assert args.actor.eps_clip_low_high == [0.2, 0.28]
     assert values(args, "algo.dynamic_filtering_enable", "algo.dynamic_filtering_range") == (True, [0.0, 1.0])
 
@@ -177,7 +171,7 @@ def test_dapo() -> None:
     ],
 )
 def test_mismatch_corrections(correction: MismatchCorrection, level: str, mode: str) -> None:
-    advantage = parsed(recipe(mismatch_correction=correction)).algo.advantage
+    advantage = parsed(on_openrlhf(mismatch_correction=correction)).algo.advantage
     assert (advantage.is_correction_level, advantage.is_correction_mode) == (level, mode)
     assert advantage.is_correction_threshold == [0.5, 5.0]
 
@@ -201,13 +195,13 @@ ROLES = (
     ids=lambda placement: getattr(placement, "nodes", ""),
 )
 def test_colocation_with_a_reference(placement: Placement, expected: tuple[Any, ...]) -> None:
-    assert values(parsed(recipe(kl_coef=0.01, placement=placement)), *ROLES) == expected
+    assert values(parsed(on_openrlhf(kl_coef=0.01, placement=placement)), *ROLES) == expected
 
 
 def test_without_kl_no_gpus_go_to_a_reference() -> None:
     words = openrlhf.argv(
-        recipe(placement=Placement(colocation=Colocation.NONE, rollout_gpus=4)),
-        openrlhf.stages(recipe())[0], FILES, resume=False,
+        on_openrlhf(placement=Placement(colocation=Colocation.NONE, rollout_gpus=4)),
+        openrlhf.stages(on_openrlhf())[0], FILES, resume=False,
     )  # fmt: skip
     assert not [word for word in words if word.startswith("--ref.")]
     assert words[words.index("--actor.num_gpus_per_node") + 1] == "4"
@@ -217,7 +211,7 @@ def test_asynchronous_runs() -> None:
     placement = Placement(
         colocation=Colocation.ACTOR_REF, rollout_gpus=4, asynchronous=True, async_queue_size=2, sync_backend=SyncBackend.GLOO,
     )  # fmt: skip
-    args = parsed(recipe(placement=placement))
+    args = parsed(on_openrlhf(placement=placement))
     assert values(args, "train.async_enable", "train.async_queue_size", "vllm.sync_backend") == (True, 2, "gloo")
 
 
@@ -226,7 +220,7 @@ def test_micro_batches_of_a_number_of_responses() -> None:
         packing=False, attention="sdpa", max_tokens_per_gpu=None, micro_batch_responses=4, zero_stage=3, adam_offload=True,
         gradient_checkpointing=False, enforce_eager=True, enable_prefix_caching=True,
     )  # fmt: skip
-    args = parsed(recipe(placement=placement))
+    args = parsed(on_openrlhf(placement=placement))
     assert values(args, "train.micro_batch_size", "rollout.micro_batch_size", "train.dynamic_batch_enable") == (
         4, 4, False,
     )  # fmt: skip
@@ -239,7 +233,7 @@ def test_micro_batches_of_a_number_of_responses() -> None:
 
 
 def test_ring_attention() -> None:
-    assert parsed(recipe(placement=Placement(ring_attention_size=2))).ds.ring_attn_size == 2
+    assert parsed(on_openrlhf(placement=Placement(ring_attention_size=2))).ds.ring_attn_size == 2
 
 
 @pytest.mark.parametrize(
@@ -251,37 +245,40 @@ def test_ring_attention() -> None:
             "64 x 16 responses does not divide over 12",
         ),
         ({"placement": Placement(max_tokens_per_gpu=None, micro_batch_responses=3)}, "3 at a time"),
-        ({"placement": Placement(gpus_per_node=4, ring_attention_size=3)}, "4 GPUs in rings of 3"),
+        (
+            {"placement": Placement(ring_attention_size=2, max_tokens_per_gpu=None, micro_batch_responses=3)},
+            "8 GPUs in rings of 2, 3 at a time",
+        ),
     ],
 )
 def test_batches_that_do_not_divide_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parsed(recipe(**changes))
+        parsed(on_openrlhf(**changes))
 
 
 def test_a_recipe_of_trl_is_refused() -> None:
-    config = recipe(engine=Engine.TRL, placement=None)
+    config = on_openrlhf(engine=Engine.TRL, placement=None)
     with pytest.raises(ConfigError, match="engine=trl; set engine=openrlhf"):
         parsed(config)
 
 
 def test_a_later_stage_needs_a_checkpoint() -> None:
     with pytest.raises(ConfigError, match="cap 4096 goes on from step 100"):
-        openrlhf.argv(recipe(), openrlhf.stages(recipe())[1], FILES, resume=False)
+        openrlhf.argv(on_openrlhf(), openrlhf.stages(on_openrlhf())[1], FILES, resume=False)
 
 
 def test_paths_that_openrlhf_would_split_are_refused() -> None:
     with pytest.raises(ConfigError, match="splits the names of data files"):
-        parsed(recipe(), dataclasses.replace(FILES, prompts=Path("/run/a,b.jsonl")))
+        parsed(on_openrlhf(), dataclasses.replace(FILES, prompts=Path("/run/a,b.jsonl")))
 
 
 def test_the_command_starts_the_module() -> None:
-    words = openrlhf.command(recipe(), openrlhf.stages(recipe())[0], FILES, resume=False)
+    words = openrlhf.command(on_openrlhf(), openrlhf.stages(on_openrlhf())[0], FILES, resume=False)
     assert words[1:5] == ["-m", "openrlhf.cli.train_ppo_ray", "--actor.model_name_or_path", "/run/model"]
 
 
 def good() -> list[str]:
-    return openrlhf.argv(recipe(), openrlhf.stages(recipe())[0], FILES, resume=False)
+    return openrlhf.argv(on_openrlhf(), openrlhf.stages(on_openrlhf())[0], FILES, resume=False)
 
 
 def without(words: list[str], option: str) -> list[str]:

@@ -71,7 +71,13 @@ def test_nothing_left_to_train_on() -> None:
         placement.needed(reference=True, critic=False)
 
 
-def test_a_ring_divides_the_policys_gpus() -> None:
-    placement = Placement(colocation=Colocation.ACTOR_REF, rollout_gpus=2, ring_attention_size=4)
-    with pytest.raises(ConfigError, match="does not divide the 6 GPUs"):
-        placement.needed(reference=False, critic=False)
+@pytest.mark.parametrize(
+    ("fields", "gpus"),
+    [
+        ({"colocation": Colocation.ACTOR_REF, "rollout_gpus": 2, "ring_attention_size": 4}, 6),
+        ({"ring_attention_size": 3}, 8),
+    ],
+)
+def test_a_ring_divides_the_policys_gpus(fields: dict[str, Any], gpus: int) -> None:
+    with pytest.raises(ConfigError, match=f"does not divide the {gpus} GPUs of the policy"):
+        Placement(**fields).needed(reference=False, critic=False)

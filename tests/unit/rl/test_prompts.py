@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from megatron_octo import generation
+from megatron_octo import generation, jsonl
 from megatron_octo.errors import ConfigError, CorpusError
 from megatron_octo.questions import Question
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning
@@ -48,7 +48,7 @@ def questions(*texts: str) -> list[Question]:
 
 
 def rows(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return list(jsonl.read(file))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def rows(file: Path) -> list[dict]:
 def test_both_engines_see_the_same_tokens(tmp_path: Path, added: str, written: str, ids: list[int]) -> None:
     make_tokenizer(added).save_pretrained(tmp_path / "tokenizer")
     tokenizer = generation.load_tokenizer(tmp_path / "tokenizer")
-    write_openrlhf([Prompt(text="Ab", answer="1", number=0)], tmp_path / "rows.jsonl", tokenizer, eval_set=None)
+    write_openrlhf([Prompt(text="Ab", answer="1", number=0)], tmp_path / "rows.jsonl", tokenizer)
     (row,) = rows(tmp_path / "rows.jsonl")
     assert row["input"] == written
     assert generation.prompt_ids(tokenizer, "Ab") == ids
@@ -73,14 +73,14 @@ def test_both_engines_see_the_same_tokens(tmp_path: Path, added: str, written: s
 def test_a_bos_that_its_text_does_not_give_is_refused(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(BEGINS, bos_is_special=False)
     with pytest.raises(CorpusError, match=r"tokens \[29, .*have \[1, 34, 67\].*make <\|begin_of_text\|> a special"):
-        write_openrlhf([Prompt(text="Ab", answer="1", number=0)], tmp_path / "rows.jsonl", tokenizer, eval_set=None)
+        write_openrlhf([Prompt(text="Ab", answer="1", number=0)], tmp_path / "rows.jsonl", tokenizer)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_prompt_that_ends_a_document_is_refused(tmp_path: Path) -> None:
     prompt = Prompt(text=f"Ab{EOS}", answer="1", number=0)
     with pytest.raises(CorpusError, match=r"\[34, 67, 0\].*have \[34, 67\].*take special tokens out"):
-        write_openrlhf([prompt], tmp_path / "rows.jsonl", make_tokenizer(NOTHING), eval_set=None)
+        write_openrlhf([prompt], tmp_path / "rows.jsonl", make_tokenizer(NOTHING))
 
 
 def test_a_template_with_bos_in_it_is_refused_where_the_tokenizer_adds_it(tmp_path: Path) -> None:
@@ -91,15 +91,17 @@ def test_a_template_with_bos_in_it_is_refused_where_the_tokenizer_adds_it(tmp_pa
         prepare(own, questions("a"), make_tokenizer(BEGINS))
 
 
-@pytest.mark.parametrize(("eval_set", "datasource"), [(None, "train"), ("math500", "math500")])
-def test_a_row_is_what_openrlhf_reads(tmp_path: Path, eval_set: str | None, datasource: str) -> None:
-    prompts = [Prompt(text='"A"\n\u2028', answer="\\frac{1}{2}", number=3), Prompt(text="B", answer="2", number=7)]
-    write_openrlhf(prompts, tmp_path / "rows.jsonl", make_tokenizer(NOTHING), eval_set=eval_set)
+def test_a_row_is_what_openrlhf_reads(tmp_path: Path) -> None:
+    prompts = [
+        Prompt(text='"A"\n\u2028', answer="\\frac{1}{2}", number=3),
+        Prompt(text="B", answer="2", number=7, eval_set="math500"),
+    ]
+    write_openrlhf(prompts, tmp_path / "rows.jsonl", make_tokenizer(NOTHING))
     written = rows(tmp_path / "rows.jsonl")
-    assert [(row["input"], row["datasource"]) for row in written] == [('"A"\n\u2028', datasource), ("B", datasource)]
+    assert [(row["input"], row["datasource"]) for row in written] == [('"A"\n\u2028', "train"), ("B", "math500")]
     assert [json.loads(row["label"]) for row in written] == [
-        {"answer": "\\frac{1}{2}", "number": 3, "eval_set": eval_set},
-        {"answer": "2", "number": 7, "eval_set": eval_set},
+        {"answer": "\\frac{1}{2}", "number": 3, "eval_set": None},
+        {"answer": "2", "number": 7, "eval_set": "math500"},
     ]
 
 
@@ -146,7 +148,7 @@ def test_nothing_but_long_prompts_is_an_error() -> None:
 
 def test_an_evaluation_set_keeps_its_order() -> None:
     chat = dataclasses.replace(recipe(), template=Template.CHAT)
-    assert render_all(chat, questions("b", "a")) == [
-        Prompt(text="User: b\nAssistant:", answer="answer b", number=0),
-        Prompt(text="User: a\nAssistant:", answer="answer a", number=1),
+    assert render_all(chat, questions("b", "a"), eval_set="gsm8k") == [
+        Prompt(text="User: b\nAssistant:", answer="answer b", number=0, eval_set="gsm8k"),
+        Prompt(text="User: a\nAssistant:", answer="answer a", number=1, eval_set="gsm8k"),
     ]

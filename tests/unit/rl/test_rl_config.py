@@ -3,41 +3,44 @@
 from pathlib import Path
 
 import pytest
+from rl_recipes import on_openrlhf, on_trl
 
 from megatron_octo.errors import ConfigError
 from megatron_octo.rl.config import (
     Algorithm,
     Critic,
-    Engine,
     KLForm,
     LengthStage,
     Loss,
     MismatchCorrection,
-    ReinforcementLearning,
     RLJob,
 )
-from megatron_octo.rl.placement import Colocation, Placement
-from megatron_octo.templates import Template
-
-
-def recipe(**changes: object) -> ReinforcementLearning:
-    settings: dict = {
-        "name": "test", "init_from": "test", "engine": Engine.TRL, "prompts": "test", "template": Template.SIMPLE,
-        "prompts_per_step": 128, "samples_per_prompt": 16, "mini_batch_prompts": 64, "train_steps": 200,
-        "learning_rate": 1e-6, "kl_coef": 0.0, "temperature": 1.0, "top_p": 1.0, "max_prompt_tokens": 400,
-        "length_schedule": (LengthStage(from_step=0, max_response_tokens=2048), LengthStage(from_step=100, max_response_tokens=4096)),
-        "clip_epsilon": 0.2, "max_grad_norm": 1.0, "eval_interval": 4, "eval_sets": ("math500",),
-    }  # fmt: skip
-    return ReinforcementLearning(**(settings | changes))
+from megatron_octo.rl.context import check_context
+from megatron_octo.rl.placement import Colocation, Needed, Placement
 
 
 def test_updates_per_step() -> None:
-    assert recipe().updates_per_step == 2
+    assert on_trl().updates_per_step == 2
 
 
 @pytest.mark.parametrize(("step", "cap"), [(0, 2048), (99, 2048), (100, 4096), (199, 4096)])
 def test_the_length_schedule_counts_steps_from_0(step: int, cap: int) -> None:
-    assert recipe().max_response_tokens(step) == cap
+    assert on_trl().max_response_tokens(step) == cap
+
+
+def test_prompt_and_response_fit_the_models_positions() -> None:
+    assert on_trl().longest_sequence_tokens == 4496
+    check_context(on_trl(), 4496)
+    with pytest.raises(
+        ConfigError, match="prompts of 400 and responses of 4096 tokens need 4496 positions, the model has 4495"
+    ):
+        check_context(on_trl(), 4495)
+
+
+def test_gpus_go_to_the_models_that_the_recipe_has() -> None:
+    assert on_openrlhf().needed_gpus == Needed(actor=8, reference=0, critic=0, engines=8, total=8)
+    ppo = on_openrlhf(kl_coef=0.1, algorithm=Algorithm.PPO, critic=Critic())
+    assert ppo.needed_gpus == Needed(actor=8, reference=8, critic=8, engines=8, total=8)
 
 
 @pytest.mark.parametrize(
@@ -50,12 +53,12 @@ def test_the_length_schedule_counts_steps_from_0(step: int, cap: int) -> None:
 )
 def test_impossible_recipes_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        recipe(**changes)
+        on_trl(**changes)
 
 
 def job(**changes: object) -> RLJob:
     settings: dict = {
-        "recipe": recipe(), "model": Path("m"), "prompts": Path("p"), "eval_sets": {"math500": Path("e")}
+        "recipe": on_trl(), "model": Path("m"), "prompts": Path("p"), "eval_sets": {"math500": Path("e")}
     }  # fmt: skip
     return RLJob(**(settings | changes))
 
@@ -69,10 +72,6 @@ def test_micro_batches_divide_a_mini_batch() -> None:
     assert job(micro_batch_responses=256)
     with pytest.raises(ConfigError, match="does not divide the 1024 responses"):
         job(micro_batch_responses=100)
-
-
-def on_the_cluster(**changes: object) -> ReinforcementLearning:
-    return recipe(**({"engine": Engine.OPENRLHF, "placement": Placement()} | changes))
 
 
 @pytest.mark.parametrize(
@@ -93,13 +92,13 @@ def on_the_cluster(**changes: object) -> ReinforcementLearning:
     ],
 )
 def test_what_openrlhf_cannot_run_is_refused(changes: dict, message: str) -> None:
-    assert on_the_cluster()
+    assert on_openrlhf()
     with pytest.raises(ConfigError, match=message):
-        on_the_cluster(**changes)
+        on_openrlhf(**changes)
 
 
 def test_reinforce_plus_plus_needs_no_group() -> None:
-    assert on_the_cluster(algorithm=Algorithm.REINFORCE_PLUS_PLUS, samples_per_prompt=1)
+    assert on_openrlhf(algorithm=Algorithm.REINFORCE_PLUS_PLUS, samples_per_prompt=1)
 
 
 @pytest.mark.parametrize(
@@ -115,4 +114,4 @@ def test_reinforce_plus_plus_needs_no_group() -> None:
 )
 def test_what_trl_cannot_run_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=f"trl engine has no {message}"):
-        recipe(**changes)
+        on_trl(**changes)
