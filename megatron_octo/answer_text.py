@@ -1,6 +1,10 @@
 r"""Answers as text: taken out of responses, spelt one way, and rewritten where math-verify would read them wrongly."""
 
 import re
+from collections.abc import Sequence
+
+#: Of the options of a multiple choice.
+LETTERS = "ABCDEFGHIJ"
 
 # Taking answers out ---------------------------------------------------------------------------------------------------
 
@@ -32,22 +36,65 @@ def extract_boxed(text: str) -> str | None:
 
 
 _STATED = re.compile(r"answer\s*(?:is|:|=)\s*:?", re.IGNORECASE)
-#: A sentence or a line ends an answer; the points of 3.5 do not.
-_SENTENCE_END = re.compile(r"\.(?=\s|\*|$)|\n")
-_NUMBER_IN_TEXT = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+#: How Minerva's prompts end a response; what stands before it may have lines and full stops of its own.
+_MINERVA_END = "I hope it is correct"
+#: A sentence or a line ends an answer; the points of 3.5, of Mrs. Hilt, of Rs. 20 and of 3:30 p.m. on Monday do not.
+_SENTENCE_END = re.compile(
+    r"(?<!\b[ap]\.m)(?<!\bMrs)(?<!\bM[rs])(?<!\bDr)(?<!\bSt)(?<!\b[Rr]s)(?<!\b[Rr]s )\.(?=\s|\*|$)"
+    r"|(?<=\b[ap]\.m)\.(?=\s+[A-Z])|\n"
+)
+_NUMBER_IN_TEXT = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+|[eE][+-]?\d+\b)?")
 
 
 def extract_unboxed(text: str) -> str | None:
-    """What follows the last "answer is", up to the end of its sentence; without one, the last number.
+    """The answer that prose states; where it states none, the last number."""
+    stated = extract_stated(text)
+    return last_number(text) if stated is None else stated
 
-    >>> extract_unboxed("The answer is **C**. Check: 2 + 2 is 4.")
+
+def extract_stated(text: str) -> str | None:
+    """What follows the last "answer is", up to the end of its sentence.
+
+    >>> extract_stated("The answer is **C**. Check: 2 + 2 is 4.")
     'C'
     """
-    stated = [match.end() for match in _STATED.finditer(text)]
+    end = text.rfind(_MINERVA_END)
+    stated = [match.end() for match in _STATED.finditer(text, 0, end if end >= 0 else len(text))]
+    if stated and end >= 0:
+        return text[stated[-1] : end].strip().rstrip(".").strip(" *$`:\n")
     if stated:
         return _SENTENCE_END.split(text[stated[-1] :].lstrip(), maxsplit=1)[0].strip(" *$`:")
+    return None
+
+
+def last_number(text: str) -> str | None:
+    """The last number in a text, as it stands there."""
     numbers = _NUMBER_IN_TEXT.findall(text)
     return numbers[-1].rstrip(",") if numbers else None
+
+
+_MATH_SIGN = re.compile(r"[\\^_{}=+*/<>!|\[\]]|\d\s*[a-zA-Z]\b|[a-zA-Z]\d|-\s*[(\d]")
+
+#: The stars of **5** km, and the stroke of km/h.
+_BOLD = re.compile(r"(?<!\w)\*\*|\*\*(?!\w)")
+_PER = re.compile(r"(?<=[a-z]{2})/(?=[a-z])")
+
+
+def lone_number(text: str) -> str | None:
+    """The one number of an answer in words, its unit left out; None for mathematics and for several numbers.
+
+    >>> lone_number("about 1,200 km per day"), lone_number("2x"), lone_number("5 or 6")
+    ('1,200', None, None)
+    """
+    text = text.replace(r"\$", "").replace("$", "").replace(r"\%", "%")
+    text = _PER.sub(" per ", _BOLD.sub("", text))
+    numbers = list(_NUMBER_IN_TEXT.finditer(text))
+    if len(numbers) != 1:
+        return None
+    number = numbers[0]
+    # Its place taken by a 0, as `2x`, `x2` and `-(2)` are mathematics.
+    around = f"{text[: number.start()]}0{text[number.end() :]}"
+    return None if _MATH_SIGN.search(around) else number[0].rstrip(",")
 
 
 # One spelling ---------------------------------------------------------------------------------------------------------
@@ -59,6 +106,7 @@ _MEASURABLE = re.compile(r"[\d}i]$")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 #: `(B)`, `(B) 12`, `B. 12`, `B: 12`: the letter is the answer.
 _CHOICE = re.compile(r"\(([A-J])\)(?!\s*[-+*/^=])|([A-J])[.:)]")
+_HALF_DAY = re.compile(r"(?<=\d)([apAP])\.?[mM]\b\.?")
 PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
@@ -71,6 +119,7 @@ def normalise(answer: str) -> str:
     text = text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace(r"^{\circ}", r"^\circ")
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
+    text = _HALF_DAY.sub(r"\1m", text)
     choice = _CHOICE.match(text)
     return ((choice[1] or choice[2]) if choice else text).casefold()
 
@@ -84,6 +133,48 @@ def without_unit(answer: str) -> str:
 def are_words(left: str, right: str) -> bool:
     """Whether both are words; math-verify would multiply their letters, in any order."""
     return bool(_WORD.fullmatch(left) and _WORD.fullmatch(right))
+
+
+_PROSE = re.compile(r"[a-zA-Z]{4,}\s+[a-zA-Z]{4,}\s+[a-zA-Z]{3,}")
+
+
+def is_prose(answer: str) -> bool:
+    """Whether an answer has words in a row; math-verify would look for a product of all their letters."""
+    return "\\" not in answer and _PROSE.search(answer) is not None
+
+
+# Multiple choice ------------------------------------------------------------------------------------------------------
+
+_DECORATION = re.compile(r"\\[,;:! ]|[*$~`]|\\(?:quad|qquad)\b")
+_OPTION = r"(?:(?:option|choice)\s+)?"
+_LETTER = re.compile(rf"{_OPTION}\(?\s*([a-zA-Z])\s*\)?[.:,;)]*", re.IGNORECASE)
+#: `(B) 12`, `B. 12`, `b ) 12`; `B because ...` in capitals only, as `a` is a word.
+_LETTER_FIRST = re.compile(
+    rf"(?i:{_OPTION}(?:\(\s?([A-J])\s?\)|([A-J])\s?[.:)])(?!\s*[-+*/^=]))|([A-J]),?\s+(?=because\b|since\b|as\b|which\b)"
+)
+_OTHER_LETTER = re.compile(r"\(\s?[A-Ja-j]\s?\)|\b(?:or|and)\s+\(?[A-J]\b|\b[A-J]\s?\)")
+
+
+def chosen_letter(answer: str, choices: Sequence[str]) -> str | None:
+    r"""Which option an answer names: its letter in any usual spelling, or the whole text of exactly one option; else None.
+
+    >>> chosen_letter(r"\textbf{(b)} 12 km", ["10 km", "12 km"]), chosen_letter("10 km", ["10 km", "12 km"])
+    ('B', 'A')
+    """
+    text = _DECORATION.sub(" ", _TEXT_COMMAND.sub(r"\1", answer)).strip()
+    letters = LETTERS[: len(choices)]
+    alone = _LETTER.fullmatch(text)
+    if alone and alone[1].upper() in letters:
+        return alone[1].upper()
+    written = normalise(answer)
+    same = [letter for letter, choice in zip(letters, choices, strict=True) if normalise(choice) == written]
+    if len(same) == 1:
+        return same[0]
+    first = _LETTER_FIRST.match(text)
+    if first is None or _OTHER_LETTER.search(text, first.end()):  # "(A) or (B)" is no answer
+        return None
+    letter = (first[1] or first[2] or first[3]).upper()
+    return letter if letter in letters else None
 
 
 # For math-verify ------------------------------------------------------------------------------------------------------
@@ -105,12 +196,17 @@ _CONNECTIVE = re.compile(
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\\circ\}?|°|\\?\s*\\text\{\s*degrees?\s*\})")
 
+#: `3 1/4`, of which math-verify reads the 1 only, and `4.5e33`; larger exponents are not worth evaluating.
+_MIXED = re.compile(r"(?<![\d./])(\d+) +(\d+) ?/ ?(\d+)(?![\d./])")
+_SCIENTIFIC = re.compile(r"(?<![\w.])(\d+\.?\d*)[eE]\+?(-?\d{1,3})(?![\w.])")
+
 
 def _rewritten(answer: str) -> str:
     text = answer.strip().rstrip(".").replace(r"\$", "").replace("$", "").replace(r"\%", "").replace("%", "")
     if not _DEGREES.search(text):
         text = without_unit(text)
     text = _in_radians(text) if _TRIGONOMETRIC.search(text) else text
+    text = _SCIENTIFIC.sub(r"\1\\times10^{\2}", _MIXED.sub(r"\1\\frac{\2}{\3}", text))
     return text if _INEQUALITY.search(text) else _CONNECTIVE.sub(",", text)
 
 

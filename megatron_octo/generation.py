@@ -5,7 +5,7 @@ Prompts are sorted by length and left-padded. Every few tokens the rows that end
 128 rows (2026-11).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,24 @@ class Response:
     finished: bool
 
 
+def device_and_dtype() -> tuple[str, torch.dtype]:
+    """Where to sample and in which precision: bf16 on a GPU, fp32 on a CPU."""
+    return ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+
+
 def load_model(directory: Path, dtype: torch.dtype, device: str = "cpu") -> PreTrainedModel:
     """A causal model from a local directory. Raises `ArtifactError` where there is none."""
     _silence_transformers()
-    if not (directory / "config.json").exists():
-        raise ArtifactError(f"{directory} is no Hugging Face model (no config.json); convert the checkpoint first")
+    require_model(directory)
     model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
     loaded: PreTrainedModel = model.to(device)
     return loaded
+
+
+def require_model(directory: Path) -> None:
+    """Raises `ArtifactError` where a directory holds no Hugging Face model."""
+    if not (directory / "config.json").exists():
+        raise ArtifactError(f"{directory} is no Hugging Face model (no config.json); convert the checkpoint first")
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -78,30 +88,62 @@ def generate(
     stop_strings: Sequence[str] = STOP_STRINGS,
     advance: Callable[[int], object] = lambda responses: None,
 ) -> list[Response]:
-    """One response per prompt, in the order of the prompts.
+    """One response per prompt, in the order of the prompts; the arguments are those of `batches`.
+
+    Args:
+        advance: called with the number of responses made since the last call.
+    """
+    responses: dict[int, Response] = {}
+    for batch in batches(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
+        batch_size=batch_size, seed=seed, stop_strings=stop_strings,
+    ):  # fmt: skip
+        responses |= batch
+        advance(len(batch))
+    return [responses[index] for index in range(len(prompts))]
+
+
+def batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    batch_size: int | None = None,
+    seed: int = 0,
+    stop_strings: Sequence[str] = STOP_STRINGS,
+    done: Collection[int] = (),
+) -> Iterator[dict[int, Response]]:
+    """Responses by the places of their prompts, batch by batch, longest prompts first: what does not fit is known at once.
 
     Args:
         temperature: 0 is greedy.
         batch_size: responses at a time; memory grows with it. None takes all at once.
         seed: of this call alone; the global random state is neither read nor changed.
         stop_strings: a response ends with the first of these, which its text leaves out.
-        advance: called with the number of responses made since the last call.
+        done: places without need of a response; a batch of only such is left out. The other batches stay as they are, so
+            their responses are the same.
     """
-    encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    # Once each: evaluations ask for many samples of the same prompt.
+    known = {prompt: prompt_ids(tokenizer, prompt) for prompt in set(prompts)}
+    encoded = [known[prompt] for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
-    sampler = _Sampler(temperature=temperature, top_p=top_p, seed=seed, device=model.device)
     ending = _Ending(tokenizer, stop_strings)
-    responses: dict[int, Response] = {}
     training = model.training
     model.train(mode=False)  # gradient checkpointing, on in training mode, would switch the KV cache off
-    for start in range(0, len(order), batch_size or len(order)):
-        batch = order[start : start + (batch_size or len(order))]
-        sampled = _generate_batch(model, [encoded[index] for index in batch], sampler, ending, max_new_tokens)
-        for index, tokens in zip(batch, sampled, strict=True):
-            responses[index] = ending.response(encoded[index], tokens)
-        advance(len(batch))
-    model.train(training)
-    return [responses[index] for index in range(len(prompts))]
+    try:
+        for start in reversed(range(0, len(order), batch_size or len(order))):
+            batch = order[start : start + (batch_size or len(order))]
+            if all(index in done for index in batch):
+                continue
+            sampler = _Sampler(temperature=temperature, top_p=top_p, seed=seed + start, device=model.device)
+            sampled = _generate_batch(model, [encoded[index] for index in batch], sampler, ending, max_new_tokens)
+            ended = zip(batch, sampled, strict=True)
+            yield {index: ending.response(encoded[index], tokens) for index, tokens in ended}
+    finally:
+        model.train(training)
 
 
 @torch.no_grad()

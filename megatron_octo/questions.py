@@ -13,7 +13,12 @@ class Question:
     """A question and its gold answer; `extra` is what else the line carried."""
 
     question: str
+    #: Of a multiple choice, the letter.
     answer: str
+    #: Options of a multiple choice, in the order of their letters, without them.
+    choices: tuple[str, ...] = ()
+    #: A worked solution, as few-shot examples show it.
+    solution: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 

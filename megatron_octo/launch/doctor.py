@@ -30,6 +30,7 @@ STAGES = {
     "megatron_octo.conversion.run": ("numpy", "ml-dtypes", "psutil"),
     "megatron_octo.rl.run": ("torch", "transformers", "trl", "datasets", "math-verify"),
     "megatron_octo.evaluation.run": ("torch", "transformers", "math-verify"),
+    "megatron_octo.evaluation.overlap_run": ("numpy", "tokenizers", "pebble"),
     "megatron_octo.plotting.run": ("matplotlib", "jinja2"),
 }
 #: Stages with an environment of their own, and how to make it; a machine without one is not unwell.

@@ -1,7 +1,7 @@
 """A study as a graph of jobs on one machine.
 
     world -> tokenizer -> shards/<corpus> -> stable -> branches -> hf/<model> -> base_eval/<model>
-                                                                             -> rl/<model>/seed<k> -> rl_eval/... -> report
+                                          -> overlap                         -> rl/<model>/seed<k> -> rl_eval/... -> report
 
 Directories below the study's carry the jobs' names. Rooms meet only through these directories.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from megatron_octo.conversion.config import Conversion, Direction
 from megatron_octo.curation.config import TinyWorld
-from megatron_octo.evaluation.config import Evaluation
+from megatron_octo.evaluation.config import Evaluation, Overlap, Source
 from megatron_octo.launch.jobs import Job
 from megatron_octo.plotting.config import Report, ReportedModel
 from megatron_octo.recipes.study import Study
@@ -27,7 +27,8 @@ TEST_SET = "test"
 def jobs(study: Study, out: Path, *, command: str) -> list[Job]:
     """Every stage of the study below `out`; `command` is what the report says repeats it."""
     models = [_model_jobs(study, rl, out) for rl in study.rl]
-    before = [_world(study, out), _tokenizer(study, out), *_shards(study, out), *_phases(study, out)]
+    shards = _shards(study, out)
+    before = [_world(study, out), _tokenizer(study, out), *shards, _overlap(out, shards), *_phases(study, out)]
     after = [job for of_model in models for job in of_model]
     return [*before, *after, _report(study, out, [*before, *after], command)]
 
@@ -85,6 +86,21 @@ def _shards(study: Study, out: Path) -> list[Job]:
         for corpus in _corpora(study.world)
         for files, field in [_texts(study, out, corpus)]
     ]
+
+
+def _overlap(out: Path, shards: Sequence[Job]) -> Job:
+    return Job(
+        name="overlap",
+        module="megatron_octo.evaluation.overlap_run",
+        config=Overlap(benchmarks=_test_set(out), shards=out / "shards", tokenizer=out / "tokenizer"),
+        out=out / "overlap",
+        logs=_logs(out, "overlap"),
+        needs=tuple(job.name for job in shards),
+    )
+
+
+def _test_set(out: Path) -> tuple[Source, ...]:
+    return (Source(name=TEST_SET, file=out / "world" / "test.jsonl"),)
 
 
 def _phases(study: Study, out: Path) -> list[Job]:
@@ -152,7 +168,7 @@ def _seed_jobs(study: Study, rl: ReinforcementLearning, seed: int, export: Job, 
 def _evaluation(study: Study, rl: ReinforcementLearning, *, model: Path, name: str, out: Path, needs: str) -> Job:
     config = Evaluation(
         model=model,
-        dataset=out / "world" / "test.jsonl",
+        benchmarks=_test_set(out),
         template=rl.template,
         template_file=rl.template_file,
         stop_strings=rl.stop_strings,
@@ -178,7 +194,8 @@ def _report(study: Study, out: Path, before: Sequence[Job], command: str) -> Job
         title=f"{study.name}: stable-then-decay mid-training, then RL",
         command=command,
         models=models,
-        stages=tuple(job.out for job in before if job.out not in shown),
+        overlap=out / "overlap",
+        stages=tuple(job.out for job in before if job.out not in shown and job.name != "overlap"),
     )
     return Job(
         name="report",

@@ -15,10 +15,10 @@ from megatron_octo import artifacts, config, recipes
 from megatron_octo.conversion.config import Conversion
 from megatron_octo.curation.config import TinyWorld
 from megatron_octo.errors import ArtifactError, ConfigError, CorpusError, nearest
-from megatron_octo.evaluation.config import Evaluation
+from megatron_octo.evaluation.config import Evaluation, Export, Overlap
 from megatron_octo.launch import conversion_source
 from megatron_octo.launch.jobs import Job
-from megatron_octo.plotting.config import Report
+from megatron_octo.plotting.config import PublishedCurves, Report
 from megatron_octo.recipes.study import Study, UserCorpus
 from megatron_octo.rl.config import Engine, ReinforcementLearning, RLJob
 from megatron_octo.tokenization import sources
@@ -203,9 +203,27 @@ def rl_job(
     return RLJob(recipe=spec, model=model, prompts=prompts, eval_sets=sets, restart_from=restart_from)
 
 
-def evaluate(settings: Evaluation, out: Path) -> Job:
-    _require_files((settings.dataset,))
-    return _job("eval", "megatron_octo.evaluation.run", settings, out)
+def evaluate(settings: Evaluation, out: Path, *, export: Export | None = None) -> Job:
+    """Answer and score; with `export`, write the prompts as tasks for another harness instead."""
+    files = (file for source in settings.benchmarks for file in (source.file, source.shots_file))
+    _require_files([file for file in files if file is not None])
+    module = "megatron_octo.evaluation.run" if export is None else "megatron_octo.evaluation.export"
+    return _job("eval", module, settings, out)
+
+
+def overlap(settings: Overlap, out: Path) -> Job:
+    if not any(settings.shards.glob(f"*/{artifacts.MARK}")):
+        raise CorpusError(
+            f"{settings.shards} holds no tokenised corpora; name the directory that has one below it per corpus"
+        )
+    return _job("overlap", "megatron_octo.evaluation.overlap_run", settings, out)
+
+
+def plot_published(curves: Path, out: Path) -> Job:
+    """A page of curves that others logged."""
+    if not curves.is_dir():
+        raise ConfigError(f"{curves} is no directory; name the one with the exported curves")
+    return _job("published", "megatron_octo.plotting.published_run", PublishedCurves(curves=curves), out)
 
 
 def plot(study_directory: Path, out: Path) -> Job:

@@ -36,6 +36,8 @@ class Report:
     models: tuple[ReportedModel, ...]
     #: Further stage directories whose time and versions are listed (world, tokenizer, shards, conversions).
     stages: tuple[Path, ...] = ()
+    #: Stage directory of the search for benchmark questions in the training corpora; None where nobody searched.
+    overlap: Path | None = None
     #: Sample questions shown, each answered by every model before and after RL.
     num_samples: int = 3
 
@@ -47,9 +49,18 @@ class Report:
     @property
     def all_stages(self) -> tuple[Path, ...]:
         """Every stage directory once, in the order of the study: world and shards, then model by model."""
-        return tuple(dict.fromkeys((*self.stages, *(path for model in self.models for path in model.stages))))
+        overlap = () if self.overlap is None else (self.overlap,)
+        return tuple(dict.fromkeys((*self.stages, *overlap, *(path for model in self.models for path in model.stages))))
 
     def stage_name(self, stage: Path) -> str:
         """A stage's path below the directory that holds the whole study."""
         root = os.path.commonpath([path.absolute().parent for path in self.all_stages])
         return str(stage.absolute().relative_to(root))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedCurves:
+    """A page of RL curves that others logged: the paper's, where the directory holds its exports, or anyone's."""
+
+    #: Searched with all folders below it for CSV exports of Weights & Biases and for `metrics.jsonl` of RL stages.
+    curves: Path

@@ -9,10 +9,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from megatron_octo.plotting import figures
+from megatron_octo.plotting import figures, score_figures
 from megatron_octo.plotting.figures import Panel
-from megatron_octo.plotting.findings import Outcome
+from megatron_octo.plotting.findings import Outcome, SampledScores
 from megatron_octo.plotting.results import ModelResults, Row, TrainingRun
+from megatron_octo.plotting.score_figures import BeforeAfter
 
 #: Steps of the longest run over the window of its moving mean; our choice, fine enough to see a branch bend.
 STEPS_PER_WINDOW = 40
@@ -30,13 +31,33 @@ class Exhibit:
 
 
 def base_to_rl(found: Sequence[Outcome]) -> Exhibit:
+    """Of one benchmark or of several."""
+    benchmarks = list(dict.fromkeys(outcome.benchmark for outcome in found))
+    on = f"the held-out questions of {benchmarks[0]}" if len(benchmarks) == 1 else f"{len(benchmarks)} benchmarks"
     return Exhibit(
-        name="base_to_rl",
+        name="base_to_rl" if len(benchmarks) == 1 else "all_benchmarks",
         title="Accuracy before and after reinforcement learning",
-        caption="Accuracy on the held-out questions of each base model (hollow) and of the same model after "
-        "reinforcement learning (filled; mean over seeds). Bars are 95 % intervals; small dots are single seeds.",
-        draw=partial(figures.base_to_rl, found),
+        caption=f"Accuracy on {on} of each base model (hollow) and of the same model after reinforcement learning "
+        "(filled; mean over seeds). Bars are 95 % intervals; small dots are single seeds.",
+        draw=partial(score_figures.base_to_rl, [_before_after(outcome) for outcome in found]),
         numbers=tuple(_outcome_row(outcome) for outcome in found),
+    )
+
+
+def pass_at_k(sampled: Sequence[SampledScores]) -> Exhibit:
+    return Exhibit(
+        name="pass_at_k",
+        title="Pass@k",
+        caption="Share of the questions that at least one of k samples answers right (unbiased estimate) of each base model "
+        "(dashed, hollow) and after reinforcement learning (solid, filled; mean over seeds). Bands are 95 % intervals. The axis "
+        "of k is logarithmic.",
+        draw=partial(score_figures.pass_at_k, sampled),
+        numbers=tuple(
+            {"model": each.name, "benchmark": each.benchmark, "state": each.state, "k": k, "pass_at_k": interval.mean}
+            | {"low95": interval.low, "high95": interval.high}
+            for each in sampled
+            for k, interval in each.pass_at.items()
+        ),
     )
 
 
@@ -133,8 +154,23 @@ def _smoothing_words(window: int) -> str:
     )
 
 
+def _before_after(outcome: Outcome) -> BeforeAfter:
+    return BeforeAfter(
+        name=outcome.name,
+        benchmark=outcome.benchmark,
+        before=outcome.base,
+        after=outcome.gain.after if outcome.gain else None,
+        after_by_seed=outcome.accuracy_by_seed,
+    )
+
+
 def _outcome_row(outcome: Outcome) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": outcome.name, "questions": outcome.num_questions, "seeds": outcome.num_seeds}
+    row: dict[str, Any] = {
+        "model": outcome.name,
+        "benchmark": outcome.benchmark,
+        "questions": outcome.num_questions,
+        "seeds": outcome.num_seeds,
+    }
     measured = {"base": outcome.base}
     if outcome.gain:
         measured |= {"after_rl": outcome.gain.after, "gain": outcome.gain.gain}

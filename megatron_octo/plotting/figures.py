@@ -6,6 +6,7 @@ least 3:1 against both grounds). Figures are 5.6 inches wide so that their text 
 
 import contextlib
 import io
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
 from megatron_octo import units
-from megatron_octo.plotting.findings import Outcome, points
 from megatron_octo.plotting.results import Array, ModelResults, RLRun, TrainingRun, series
 
 TOKENS_LABEL = "Tokens, the parent's included"
@@ -64,16 +65,28 @@ def style(theme: str) -> Iterator[None]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG; the same values give the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    """The figure as PNG of 256 colours, a third of the bytes; the same values give the same bytes."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=DPI)
+    with Image.open(full) as drawn:
+        few_colours = drawn.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few_colours.save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each model."""
-    others = iter(OTHER_LOOKS * (1 + len(names) // len(OTHER_LOOKS)))
-    return {name: next((look for key, look in LOOKS.items() if key in name), None) or next(others) for name in names}
+    """Colour and marker of each model; those of no known kind take what is left, in turn."""
+    known = {name: look for name in names for key, look in LOOKS.items() if key in name.lower()}
+    unused = [look for kind, look in LOOKS.items() if look not in known.values() and kind != "stable"]
+    free = _looks_in_turn((*unused, *OTHER_LOOKS))
+    return {name: known.get(name) or next(free) for name in names}
+
+
+def _looks_in_turn(free: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """All of them, then their colours with other markers."""
+    for turn in itertools.count():
+        for place, (colour, _) in enumerate(free):
+            yield colour, free[(place + turn) % len(free)][1]
 
 
 def moving_mean(values: Array, window: int) -> Array:
@@ -158,21 +171,15 @@ def over_seeds(runs: Sequence[RLRun], metric: str) -> tuple[Array, Array]:
     return np.array(steps, dtype=np.float64), np.array([[curve[step] for step in steps] for curve in curves])
 
 
-def base_to_rl(outcomes: Sequence[Outcome]) -> Figure:
-    """Accuracy before (hollow) and after RL (filled) with 95 % intervals; small dots are single seeds."""
-    figure = Figure(figsize=(WIDTH_INCHES, 1.2 + 0.75 * len(outcomes)), layout="constrained")
-    axes = figure.subplots()
-    look = looks([outcome.name for outcome in outcomes])
-    for row, outcome in enumerate(outcomes):
-        _dumbbell(axes, row, outcome, *look[outcome.name])
-    axes.set_yticks(range(len(outcomes)), [outcome.name for outcome in outcomes])
-    axes.set_ylim(len(outcomes) - 0.4, -0.6)
-    axes.margins(x=0.12)  # room for the numbers
-    axes.set_xlim(left=0)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel("Accuracy on the held-out questions (%)")
-    _legend_before_after(figure)
-    return figure
+def small_multiples(count: int, *, height_inches: float, legend_inches: float = 0.3) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of this height, two beside each other, one alone over the whole width."""
+    num_columns = min(2, count)
+    num_rows = -(-count // num_columns)
+    figure = Figure(figsize=(WIDTH_INCHES, 0.5 + legend_inches + height_inches * num_rows), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, list(grid[:count])
 
 
 def _raw_and_smooth(axes: Axes, x: Array, y: Array, *, window: int, colour: str) -> None:
@@ -232,28 +239,6 @@ def _mark_caps(axes: Axes, runs: Sequence[RLRun]) -> None:
             axes.text(step, 1.0, f" cap {cap:,}", transform=at_top, va="bottom", ha="center", fontsize="small")
 
 
-def _dumbbell(axes: Axes, row: int, outcome: Outcome, colour: str, marker: str) -> None:
-    base = outcome.base
-    upper, lower = row - 0.13, row + 0.13
-    axes.plot([100 * base.low, 100 * base.high], [upper, upper], color=colour, linewidth=1.2)
-    axes.plot(
-        100 * base.mean, upper, marker, color=colour, markerfacecolor=mpl.rcParams["axes.facecolor"], markersize=7
-    )
-    _number(axes, base.high, upper, base.mean)
-    if outcome.gain:
-        after = outcome.gain.after
-        axes.plot([100 * after.low, 100 * after.high], [lower, lower], color=colour, linewidth=1.2)
-        seeds = [100 * accuracy for accuracy in outcome.accuracy_by_seed]
-        axes.plot(seeds, [lower + 0.16] * len(seeds), ".", color=colour, markersize=4, alpha=0.7)
-        axes.plot(100 * after.mean, lower, marker, color=colour, markersize=7)
-        _number(axes, after.high, lower, after.mean)
-
-
-def _number(axes: Axes, right_of: float, row: float, share: float) -> None:
-    at = (100 * right_of, row)
-    axes.annotate(points(share), at, xytext=(6, 0), textcoords="offset points", va="center", fontsize="small")
-
-
 def _legend(figure: Figure, look: Mapping[str, tuple[str, str]], *, markers: bool = True) -> None:
     handles = [
         Line2D([], [], color=colour, marker=marker if markers else "", label=name)
@@ -262,10 +247,3 @@ def _legend(figure: Figure, look: Mapping[str, tuple[str, str]], *, markers: boo
     # Four short names fit side by side.
     num_columns = 4 if max(map(len, look), default=0) <= 10 else 2
     figure.legend(handles=handles, loc="outside upper center", ncols=min(num_columns, len(handles)))
-
-
-def _legend_before_after(figure: Figure) -> None:
-    ink, ground = mpl.rcParams["text.color"], mpl.rcParams["axes.facecolor"]
-    before = Line2D([], [], color=ink, marker="o", markerfacecolor=ground, markersize=7, linewidth=1.2, label="base")
-    after = Line2D([], [], color=ink, marker="o", markersize=7, linewidth=1.2, label="after RL")
-    figure.legend(handles=[before, after], loc="outside upper center", ncols=2)

@@ -1,10 +1,12 @@
 """The report: one HTML page that needs nothing else. Values in, text out.
 
-`page` gathers what `report.html` shows. Figures are embedded twice, for light and for dark screens; the template escapes
-every text that came out of a model or a file.
+`page` gathers what `report.html` shows; `render` is for any page in the manner of `page.html`. Figures are embedded twice, for
+light and for dark screens; the templates escape every text that came out of a model or a file, and the one script a page may
+run is ours, known by its hash.
 """
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -14,17 +16,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from megatron_octo import artifacts, units
-from megatron_octo.plotting import findings
+from megatron_octo import units
+from megatron_octo.plotting import findings, tables
 from megatron_octo.plotting.config import Report
 from megatron_octo.plotting.exhibits import Exhibit
-from megatron_octo.plotting.findings import Outcome
-from megatron_octo.plotting.intervals import Interval
-from megatron_octo.plotting.results import Evaluated, ModelResults, Row
+from megatron_octo.plotting.findings import Outcome, SampledScores
+from megatron_octo.plotting.results import Evaluated, ModelResults, OverlapResults, Row
+from megatron_octo.plotting.tables import NOTHING, Table
 
-#: Longer responses are cut on the page; `samples.jsonl` has all of them.
+#: Longer responses are cut on the page; `samples/NAME.jsonl` has all of them.
 MAX_SHOWN_CHARACTERS = 2_000
-NOTHING = "–"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,37 +38,86 @@ class Picture:
     csv: str
 
 
-def page(
-    report: Report,
-    *,
-    models: Sequence[ModelResults],
-    found: Sequence[Outcome],
-    pictures: Sequence[Picture],
-    marks: Mapping[Path, Mapping[str, Any]],
-    missing: Sequence[str],
-) -> str:
-    """The HTML text. `marks` are the `stage.json` of the finished stages in the order of the study."""
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a study's report tells of."""
+
+    models: Sequence[ModelResults]
+    #: By benchmark, the first being the headline's.
+    found: Mapping[str, Sequence[Outcome]]
+    sampled: Sequence[SampledScores]
+    overlap: OverlapResults | None
+    #: The `stage.json` of the finished stages in the order of the study.
+    marks: Mapping[Path, Mapping[str, Any]]
+    #: What a full report would show and this one cannot, one sentence each.
+    missing: Sequence[str]
+
+    @property
+    def headline(self) -> Sequence[Outcome]:
+        return next(iter(self.found.values()), ())
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Of the benchmarks that were evaluated."""
+        return {name: outcomes[0].benchmark for name, outcomes in self.found.items() if outcomes}
+
+
+def page(report: Report, contents: Contents, *, shown: Sequence[Table], pictures: Sequence[Picture]) -> str:
+    """The HTML text."""
+    return render(
+        "report.html",
+        report=report,
+        question=findings.question(contents.models),
+        answer=findings.answer(contents.headline, control=contents.models[0].name),
+        warning=findings.warning(contents.headline),
+        facts=_facts(contents),
+        tables={table.name: table for table in shown},
+        pictures={picture.exhibit.name: picture for picture in pictures},
+        samples=samples(contents.models, next(iter(contents.found), ""), report.num_samples),
+        overlap=contents.overlap,
+        titles=contents.titles,
+        times=_times(contents.marks),
+        versions=_spread([mark["versions"] for mark in contents.marks.values()]),
+        missing=contents.missing,
+    )
+
+
+def study_tables(report: Report, contents: Contents) -> list[Table]:
+    """The tables there is data for."""
+    candidates = [
+        tables.headline(contents.headline),
+        tables.all_benchmarks(list(contents.found.values()) if len(contents.found) > 1 else []),
+        tables.sampled(contents.sampled),
+        tables.rl_runs(contents.models),
+        tables.lineage(contents.models),
+        tables.stages(report, contents.marks),
+    ]
+    if contents.overlap:
+        candidates.append(tables.overlap(contents.overlap, contents.titles))
+    return [table for table in candidates if table.rows]
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of our templates that extends `page.html`."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_own_file),
     )
     environment.filters["data_uri"] = data_uri
-    here = resources.files("megatron_octo.plotting")
-    template = environment.from_string((here / "report.html").read_text(encoding="utf-8"))
-    return template.render(
-        report=report,
-        css=Markup((here / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        question=findings.question(models),
-        answer=findings.answer(found, control=models[0].name),
-        facts=_facts(found, marks),
-        results=[_result_cells(outcome) for outcome in found],
-        pictures={picture.exhibit.name: picture for picture in pictures},
-        samples=samples(models, report.num_samples),
-        lineage=[_lineage_cells(model) for model in models if model.training],
-        times=_times(marks),
-        stages=[_stage_cells(report.stage_name(path), mark) for path, mark in marks.items()],
-        versions=_spread([mark["versions"] for mark in marks.values()]),
-        missing=missing,
+    script = _own_file("report.js")
+    return environment.get_template(template).render(
+        **values,
+        css=Markup(_own_file("report.css")),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _own_file(name: str) -> str:
+    return (resources.files("megatron_octo.plotting") / name).read_text(encoding="utf-8")
 
 
 def data_uri(content: bytes | str, kind: str) -> str:
@@ -76,16 +126,16 @@ def data_uri(content: bytes | str, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(raw).decode()}"
 
 
-def samples(models: Sequence[ModelResults], count: int) -> list[dict[str, Any]]:
-    """`count` questions spread evenly over the test set, each with every model's answer before and after RL (first seed).
+def samples(models: Sequence[ModelResults], benchmark: str, count: int) -> list[dict[str, Any]]:
+    """`count` questions spread evenly over a benchmark, each with every model's answer before and after RL (first seed).
 
     Spread by position, so that nobody's best answers are picked.
     """
     evaluated = [
-        (f"{model.name}, {state}", each)
+        (f"{model.name}, {state}", each[benchmark])
         for model in models
-        for state, each in (("base", model.base), ("after RL", model.after[0] if model.after else None))
-        if each
+        for state, each in (("base", model.base), ("after RL", model.after[0] if model.after else {}))
+        if benchmark in each
     ]
     if not evaluated:
         return []
@@ -104,7 +154,7 @@ def samples(models: Sequence[ModelResults], count: int) -> list[dict[str, Any]]:
 
 def _first_samples(evaluated: Evaluated) -> dict[str, Row]:
     rows: dict[str, Row] = {}
-    for row in evaluated.samples:
+    for row in sorted(evaluated.samples, key=lambda row: (row["index"], row["sample"])):
         rows.setdefault(row["question"], row)
     return rows
 
@@ -121,56 +171,19 @@ def _response_cells(label: str, row: Row) -> dict[str, Any]:
     }
 
 
-def _facts(found: Sequence[Outcome], marks: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
+def _facts(contents: Contents) -> dict[str, str]:
     """The line of small print under the answer."""
-    commits = sorted({str(mark["git_commit"])[:12] for mark in marks.values() if mark["git_commit"]})
+    marks = contents.marks.values()
+    commits = sorted({str(mark["git_commit"])[:12] for mark in marks if mark["git_commit"]})
+    all_outcomes = [outcome for outcomes in contents.found.values() for outcome in outcomes]
+    sizes = {outcome.benchmark: outcome.num_questions for outcome in all_outcomes}
+    seeds = sorted({outcome.num_seeds for outcome in all_outcomes})
     return {
-        "finished": max((mark["finished_at"] for mark in marks.values()), default=NOTHING).replace("T", " "),
-        "computing time": units.duration(sum(mark["wall_seconds"] for mark in marks.values())),
-        "held-out questions": f"{found[0].num_questions:,}" if found else NOTHING,
-        "RL seeds": " to ".join(map(str, sorted({outcome.num_seeds for outcome in found}))) or NOTHING,
+        "finished": max((mark["finished_at"] for mark in marks), default=NOTHING).replace("T", " "),
+        "computing time": units.duration(sum(mark["wall_seconds"] for mark in marks)),
+        "questions": ", ".join(f"{benchmark} {size:,}" for benchmark, size in sizes.items()) or NOTHING,
+        "RL seeds": " to ".join(map(str, seeds)) or NOTHING,
         "commit": ", ".join(commits) or NOTHING,
-    }
-
-
-def _result_cells(outcome: Outcome) -> dict[str, tuple[str, str]]:
-    """Column -> (number, small print) of one row of the table."""
-    gain = outcome.gain
-    length, after_length = outcome.response_length
-    return {
-        "base": (f"{findings.points(outcome.base.mean)} %", findings.span(outcome.base)),
-        "after RL": (f"{findings.points(gain.after.mean)} %", findings.span(gain.after)) if gain else (NOTHING, ""),
-        "gain": _signed(gain.gain if gain else None),
-        "gain over control's": _signed(gain.over_control if gain else None),
-        "tokens per response": (f"{length:.0f} → {NOTHING if after_length is None else f'{after_length:.0f}'}", ""),
-        "truncated": (_shares(outcome.truncated), ""),
-        "boxed": (_shares(outcome.boxed), ""),
-    } | {"model": (outcome.name, f"{outcome.num_seeds} RL seed{'' if outcome.num_seeds == 1 else 's'}")}
-
-
-def _signed(interval: Interval | None) -> tuple[str, str]:
-    if interval is None:
-        return NOTHING, ""
-    return findings.points(interval.mean, signed=True), findings.span(interval, signed=True)
-
-
-def _shares(before_after: tuple[float, float | None]) -> str:
-    before, after = before_after
-    return f"{100 * before:.0f} % → {NOTHING if after is None else f'{100 * after:.0f} %'}"
-
-
-def _lineage_cells(model: ModelResults) -> dict[str, str]:
-    assert model.training
-    recipe, point = model.training.recipe, model.training.recipe.get("branch_point")
-    last: Row = model.training.rows[-1] if model.training.rows else {}
-    blend = sorted(recipe["blend"]["shares"], key=lambda share: -share["weight"])
-    start = f"{point['parent']} at {units.count(point['at_tokens'])} tokens" if point else recipe["init_from"]
-    return {
-        "model": model.name,
-        "starts from": start or "random weights",
-        "tokens": units.count(last.get("tokens", 0)),
-        "in total": units.count(last.get("total_tokens", 0)),
-        "blend": ", ".join(f"{share['corpus']} {100 * share['weight']:g} %" for share in blend),
     }
 
 
@@ -184,22 +197,6 @@ def _times(marks: Mapping[Path, Mapping[str, Any]]) -> str:
         f"{kind} {units.duration(sum(times))} ({len(times)} {'stage' if len(times) == 1 else 'stages'})"
         for kind, times in longest
     )
-
-
-def _stage_cells(name: str, mark: Mapping[str, Any]) -> dict[str, str]:
-    numbers = {key: value for key, value in mark["counts"].items() if isinstance(value, (int, float))}
-    return {
-        "stage": name,
-        "kind": mark["kind"],
-        "time": units.duration(mark["wall_seconds"]),
-        "counts": ", ".join(f"{key} {_number(value)}" for key, value in numbers.items()) or NOTHING,
-        "inputs": ", ".join(f"{name} {artifacts.spell_input(source)}" for name, source in mark["inputs"].items())
-        or NOTHING,
-    }
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _spread(dicts: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """What a report shows, read from finished stage directories into plain values.
 
-Rooms meet through files: training and RL write `metrics.jsonl`, an evaluation writes `scores.json` and `samples.jsonl`, every
-stage its `stage.json`. A stage that is not there, or not finished, reads as None.
+Rooms meet through files: training and RL write `metrics.jsonl`, an evaluation writes `scores.json` and for each benchmark
+`samples/NAME.jsonl`, the search for benchmarks in the corpora `overlap.json`, every stage its `stage.json`. A stage that is not
+there, or not finished, reads as None or as empty.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,11 @@ class TrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class RLRun:
-    """One seed of reinforcement learning: training rows and evaluation rows, and the recipe it followed."""
+    """One seed of reinforcement learning: training rows and evaluation rows, the recipe it followed and its alarms."""
 
     rows: tuple[Row, ...]
     recipe: Mapping[str, Any]
+    alarms: tuple[Row, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -54,28 +56,59 @@ class RLRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """One model on the held-out questions."""
+    """One model on one benchmark."""
 
     scores: Mapping[str, Any]
     samples: tuple[Row, ...]
 
-    def correct_by_question(self) -> dict[str, float]:
-        """Share of correct samples of each question, in the order of the file."""
-        verdicts: dict[str, list[float]] = {}
+    def correct_by_question(self) -> dict[tuple[int, str], float]:
+        """Share of correct samples of each question (place and text; some benchmarks ask a question twice)."""
+        verdicts: dict[tuple[int, str], list[float]] = {}
         for sample in self.samples:
-            verdicts.setdefault(sample["question"], []).append(float(sample["correct"]))
-        return {question: sum(values) / len(values) for question, values in verdicts.items()}
+            verdicts.setdefault((sample["index"], sample["question"]), []).append(float(sample["correct"]))
+        return {question: sum(values) / len(values) for question, values in sorted(verdicts.items())}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResults:
-    """Everything known about one model of the study; `after` has one evaluation per RL seed."""
+    """Everything known about one model of the study. Evaluations are by benchmark; `after` has one of them per RL seed."""
 
     name: str
     training: TrainingRun | None
-    base: Evaluated | None
+    base: Mapping[str, Evaluated]
     rl: tuple[RLRun, ...]
-    after: tuple[Evaluated, ...]
+    after: tuple[Mapping[str, Evaluated], ...]
+
+    def after_on(self, benchmark: str) -> tuple[Evaluated, ...]:
+        """One per RL seed that was evaluated on the benchmark."""
+        return tuple(each[benchmark] for each in self.after if benchmark in each)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundQuestions:
+    """How many questions of one benchmark stand in one corpus."""
+
+    corpus: str
+    benchmark: str
+    questions: int
+    found: int
+    #: Questions of too few words to be looked for: nothing can be said about them.
+    too_short: int
+    #: Some of those found: `question` and the `text` of the corpus.
+    examples: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapResults:
+    """Benchmark questions in the training corpora. `documents` is (looked at, all) by corpus."""
+
+    ngram: int
+    documents: Mapping[str, tuple[int, int]]
+    found: tuple[FoundQuestions, ...]
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(each.benchmark for each in self.found))
 
 
 def read(report: Report) -> tuple[ModelResults, ...]:
@@ -83,7 +116,30 @@ def read(report: Report) -> tuple[ModelResults, ...]:
     return tuple(_read_model(model) for model in report.models)
 
 
-def missing(report: Report) -> tuple[str, ...]:
+def read_overlap(report: Report) -> OverlapResults | None:
+    """None where nobody searched, or the search did not finish. Raises `ArtifactError` on a file that is not what it should be."""
+    if report.overlap is None or not is_finished(report.overlap):
+        return None
+    written = _json(report.overlap / "overlap.json")
+    return OverlapResults(
+        ngram=written["ngram"],
+        documents={name: (corpus["documents"], corpus["of"]) for name, corpus in written["corpora"].items()},
+        found=tuple(
+            _found_questions(corpus, benchmark, found)
+            for corpus, looked in written["corpora"].items()
+            for benchmark, found in looked["benchmarks"].items()
+        ),
+    )
+
+
+def benchmarks(models: Sequence[ModelResults]) -> tuple[str, ...]:
+    """All benchmarks of the study; the first is the first of the base evaluations."""
+    bases = (name for model in models for name in model.base)
+    after = (name for model in models for each in model.after for name in each)
+    return tuple(dict.fromkeys((*bases, *after)))
+
+
+def missing(report: Report, models: Sequence[ModelResults]) -> tuple[str, ...]:
     """What a full report would show and this one cannot, one sentence each."""
     absent = [report.stage_name(path) for path in report.all_stages if not is_finished(path)]
     lines = [f"{name}: the stage is not there or did not finish." for name in absent]
@@ -92,6 +148,11 @@ def missing(report: Report) -> tuple[str, ...]:
             lines.append(f"{model.name}: no reinforcement learning was run.")
         elif not model.rl_evaluations:
             lines.append(f"{model.name}: the models after reinforcement learning were not evaluated.")
+    asked = benchmarks(models)
+    for results in models:
+        not_asked = [name for name in asked if results.base and name not in results.base]
+        if not_asked:
+            lines.append(f"{results.name}: the base model was not evaluated on {', '.join(not_asked)}.")
     return tuple(lines)
 
 
@@ -128,7 +189,7 @@ def _read_model(model: ReportedModel) -> ModelResults:
     return ModelResults(
         name=model.name,
         training=_read_training(model) if is_finished(model.training) else None,
-        base=_read_evaluation(model.base_evaluation) if is_finished(model.base_evaluation) else None,
+        base=_read_evaluation(model.base_evaluation) if is_finished(model.base_evaluation) else {},
         rl=tuple(_read_rl(path) for path in model.rl if is_finished(path)),
         after=tuple(_read_evaluation(path) for path in model.rl_evaluations if is_finished(path)),
     )
@@ -141,15 +202,37 @@ def _read_training(model: ReportedModel) -> TrainingRun:
 
 def _read_rl(directory: Path) -> RLRun:
     recipe = artifacts.finished(directory)["config"]["recipe"]
-    return RLRun(rows=read_jsonl(directory / "metrics.jsonl"), recipe=recipe)
+    alarms = directory / "alarms.jsonl"  # made by the first alarm
+    return RLRun(
+        rows=read_jsonl(directory / "metrics.jsonl"),
+        recipe=recipe,
+        alarms=read_jsonl(alarms) if alarms.exists() else (),
+    )
 
 
-def _read_evaluation(directory: Path) -> Evaluated:
+def _read_evaluation(directory: Path) -> dict[str, Evaluated]:
+    return {
+        name: Evaluated(scores=scores, samples=read_jsonl(directory / "samples" / f"{name}.jsonl"))
+        for name, scores in _json(directory / "scores.json").items()
+    }
+
+
+def _found_questions(corpus: str, benchmark: str, found: Mapping[str, Any]) -> FoundQuestions:
+    return FoundQuestions(
+        corpus=corpus,
+        benchmark=benchmark,
+        questions=found["questions"],
+        found=found["found"],
+        too_short=found["too_short"],
+        examples=tuple(found["examples"]),
+    )
+
+
+def _json(file: Path) -> Any:
     try:
-        scores = json.loads(_text(directory / "scores.json"))
+        return json.loads(_text(file))
     except json.JSONDecodeError as error:
-        raise ArtifactError(f"{directory / 'scores.json'} is not JSON ({error}); redo the evaluation") from error
-    return Evaluated(scores=scores, samples=read_jsonl(directory / "samples.jsonl"))
+        raise ArtifactError(f"{file} is not JSON ({error}); redo the stage that wrote it") from error
 
 
 def _text(file: Path) -> str:

@@ -100,6 +100,85 @@ def test_hand_made_pairs(pair: dict[str, object]) -> None:
     assert (verdict.correct, verdict.timeout) == (pair["correct"], False)
 
 
+OPTIONS = ("10 km", "12 km", "15", "none of these", "x+1")
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "correct"),
+    [
+        ("B", "The answer is (B).", True),
+        ("B", "The answer is B.", True),
+        ("B", "The answer is b.", True),
+        ("B", "The answer is B) 12 km.", True),
+        ("B", "The answer is **B**.", True),
+        ("B", "The answer is option B.", True),
+        ("B", "The answer is B because it is far.", True),
+        ("B", "answer : b", True),
+        ("B", r"\boxed{\text{B}}", True),
+        ("B", r"\boxed{\textbf{(B)}\ 12}", True),
+        ("B", "Final Answer: The final answer is $(B)$. I hope it is correct.", True),
+        ("B", "The answer is 12 km.", True),
+        ("B", "The answer is 12.", True),
+        ("B", r"\boxed{\frac{24}{2}}", True),
+        ("D", "The answer is none of these.", True),
+        ("E", "The answer is (E).", True),
+        ("E", "The answer is e ) x + 1.", True),
+        ("E", "The answer is $1+x$.", True),
+        ("B", "The answer is (A).", False),
+        ("B", "The answer is (A) or (B).", False),
+        ("A", "The answer is (A) or (B).", False),
+        ("A", "The answer is A and B.", False),
+        ("B", "The answer is 10 km.", False),
+        ("B", "The answer is 13.", False),
+        ("B", "The answer is (F).", False),
+        ("B", "It is 12", False),
+        ("D", "The answer is that none of the others seems right.", False),
+        ("B", "I do not know, B perhaps", False),
+    ],
+)
+def test_multiple_choice(gold: str, response: str, correct: bool) -> None:
+    assert grade(response, gold, lenient=True, choices=OPTIONS).correct is correct
+
+
+def test_an_answer_that_equals_two_options_chooses_neither() -> None:
+    options = ("0.5", "0.25", "2/4")
+    assert not grade(r"\boxed{\frac{1}{2}}", "A", choices=options).correct
+    assert grade(r"\boxed{\frac{1}{2}}", "A", choices=options[:2]).correct
+    assert not grade(r"\boxed{4}", "A", choices=("4 days", "4 hours")).correct
+    assert grade(r"\boxed{4 days}", "A", choices=("4 days", "4 hours")).correct
+
+
+def test_options_that_begin_like_letters() -> None:
+    options = ("B. rapa", "A. thaliana")
+    assert grade(r"\boxed{A. thaliana}", "B", choices=options).correct
+    assert not grade(r"\boxed{A. thaliana}", "A", choices=options).correct
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 100_000, "answer is " * 20_000, "I hope it is correct" * 5_000, "1,5 " * 50_000]
+)
+@pytest.mark.parametrize("choices", [(), OPTIONS])
+def test_long_responses_are_read_at_once(text: str, choices: tuple[str, ...]) -> None:
+    started = time.monotonic()
+    assert not grade(f"The answer is {text}", "A", lenient=True, choices=choices).correct
+    assert time.monotonic() - started < 1  # milliseconds; a regular expression that looks back takes minutes
+
+
+def test_strict_is_strict_with_options_too() -> None:
+    assert grade("The answer is (B).", "B", choices=OPTIONS).method is Method.NO_BOX
+    assert grade(r"\boxed{B}", "B", choices=OPTIONS).method is Method.CHOICE
+
+
+def test_what_was_compared() -> None:
+    graded = grade_all(
+        ["The answer is 5 km.", r"\boxed{B}", "no"], ["5", "B", "7"], lenient=True, choices=[(), OPTIONS, ()]
+    )
+    assert [each.extracted for each in graded] == ["5 km", "B", None]
+    assert [each.boxed for each in graded] == [None, "B", None]
+    assert [each.correct for each in graded] == [True, True, False]
+    assert grade("The answer is 5.", "5").extracted is None
+
+
 def test_boxes_are_counted() -> None:
     assert grade(r"\boxed{1}, no, \boxed{x = \boxed{2}} \boxed{", "2").boxes == 3
 

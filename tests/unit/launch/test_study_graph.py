@@ -7,6 +7,7 @@ import pytest
 
 from megatron_octo import recipes
 from megatron_octo.errors import ConfigError
+from megatron_octo.evaluation.config import Source
 from megatron_octo.launch import study as graph
 from megatron_octo.launch import verbs
 from megatron_octo.launch.jobs import Job
@@ -25,7 +26,7 @@ def test_every_stage_of_four_models() -> None:
     shards = [f"shards/{name}" for name in ("web", "general", "code", "qa", "qa_short", "qa_long", "instruction")]
     per_model = [f"{stage}/{model}" for model in MODELS for stage in ("hf", "base_eval")]
     rl = [f"{stage}/{model}/seed0" for model in MODELS for stage in ("rl", "rl_eval")]
-    assert sorted(jobs()) == sorted(["world", "tokenizer", *shards, *MODELS, *per_model, *rl, "report"])
+    assert sorted(jobs()) == sorted(["world", "tokenizer", *shards, "overlap", *MODELS, *per_model, *rl, "report"])
 
 
 def test_names_are_directories_and_needs_come_first() -> None:
@@ -53,7 +54,8 @@ def test_models_go_through_conversion_rl_and_evaluation() -> None:
     assert found["rl_eval/decay_long/seed0"].config.model == OUT / "rl" / "decay_long" / "seed0" / "model"
     assert found["base_eval/decay_long"].config.model == OUT / "hf" / "decay_long"
     test_set = OUT / "world" / "test.jsonl"
-    assert {job.config.dataset for name, job in found.items() if "eval/" in name} == {test_set}
+    asked = (Source(name="test", file=test_set),)
+    assert {job.config.benchmarks for name, job in found.items() if "eval/" in name or name == "overlap"} == {asked}
 
 
 def test_seeds_repeat_the_rl_stage_alone() -> None:
@@ -70,6 +72,7 @@ def test_the_report_reads_everything_and_names_the_control_first() -> None:
     assert set(report.needs) == jobs().keys() - {"report"}
     assert [model.name for model in report.config.models] == list(MODELS)
     assert report.config.command == "repeat me"
+    assert report.config.overlap == OUT / "overlap"
     assert set(report.config.all_stages) == {job.out for job in jobs().values()} - {OUT / "report"}
 
 

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from megatron_octo import artifacts
-from megatron_octo.evaluation.config import Evaluation
+from megatron_octo.evaluation.config import Evaluation, Overlap, Source
 from megatron_octo.plotting.config import Report, ReportedModel
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning, RLJob
 from megatron_octo.templates import Template
@@ -20,11 +20,20 @@ from megatron_octo.training.schedule import LearningRateStyle, Schedule
 ACCURACY = {"stable": (0.2, 0.25), "long": (0.3, 0.7), "short": (0.35, 0.6), "hybrid": (0.3, 0.3)}
 LENGTH = {"stable": (20, 25), "long": (60, 110), "short": (25, 30), "hybrid": (40, 60)}
 LONGER_CAP_FROM = 12
+#: Benchmark -> title and share of its accuracy that is left: the second is harder.
+BENCHMARKS = {"gsm8k": ("GSM8K", 1.0), "math500": ("MATH500", 0.5)}
+SAMPLES = 4
+ALARM = {
+    "step": 16,
+    "kind": "truncation",
+    "seen": "52% of the responses reached the cap (limit 50%)",
+    "restart_from": 12,
+}
 HOSTILE = "</pre><script>alert('out')</script> & \u2028 \\boxed{3}"
 
 
 def make_study(root: Path, *, steps: int = 60, questions: int = 40, seeds: tuple[int, ...] = (1, 2)) -> Report:
-    """Write all stage directories below `root`; no seeds means that RL has not been run."""
+    """Write all stage directories below `root`; no seeds means that RL has not been run. The second benchmark is thrice as large."""
     _stage(root / "world", "world", {"seed": 1}, {}, {"documents": 12_000})
     stable = MidTraining(
         name="stable", model=_MODEL, init_from=None, tokenizer="tiny", blend=blend(web=0.8, qa=0.2),
@@ -34,7 +43,7 @@ def make_study(root: Path, *, steps: int = 60, questions: int = 40, seeds: tuple
     models = [_model(root, _phase(stable, name, steps), questions, seeds) for name in ACCURACY]
     return Report(
         title="A study of <tiny> models", command="megatron-octo study tiny --seeds 2", models=tuple(models),
-        stages=(root / "world",),
+        stages=(root / "world",), overlap=_overlap(root / "overlap"),
     )  # fmt: skip
 
 
@@ -96,8 +105,10 @@ def _rl(directory: Path, name: str, seed: int) -> Path:
                          LengthStage(from_step=LONGER_CAP_FROM, max_response_tokens=128)),
     )  # fmt: skip
     job = RLJob(recipe=recipe, model=Path("hf") / name, prompts=Path("p.jsonl"), eval_sets={"test": Path("t.jsonl")})
-    rows = _jsonl(_rl_rows(name, seed))
-    return _stage(directory, "rl", job, {"metrics.jsonl": rows}, {"steps": 24, "rollouts": 768})
+    files = {"metrics.jsonl": _jsonl(_rl_rows(name, seed))}
+    if (name, seed) == ("short", 2):
+        files["alarms.jsonl"] = _jsonl([ALARM])
+    return _stage(directory, "rl", job, files, {"steps": 24, "rollouts": 768})
 
 
 def _rl_rows(name: str, seed: int) -> Iterable[dict[str, Any]]:
@@ -118,26 +129,60 @@ def _rl_rows(name: str, seed: int) -> Iterable[dict[str, Any]]:
 
 
 def _evaluation(directory: Path, accuracy: float, length: float, questions: int, *, shift: int) -> Path:
-    """The first `accuracy` of the questions, counted from `shift`, are answered correctly."""
-    num_correct = round(accuracy * questions)
-    samples = [
-        {
-            "question": f"What is {number} + 1 < 99?", "answer": str(number + 1), "response": HOSTILE,
-            "correct": (number - shift) % questions < num_correct, "num_tokens": int(length), "finish_reason": "stop",
-            "extracted": "3", "prompt_hash": "0" * 64,
-        }
-        for number in range(questions)
-    ]  # fmt: skip
-    half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / questions)
-    scores = {
-        "accuracy": {"mean": accuracy, "low": accuracy - half, "high": accuracy + half, "n": questions},
-        "response_length": length, "response_length_correct": length - 1, "truncated": 0.125, "boxed": 0.875,
-    }  # fmt: skip
+    """On the first benchmark the first `accuracy` of the questions, counted from `shift`, are answered correctly each time."""
+    files, scores = {}, {}
+    for place, (name, (title, left)) in enumerate(BENCHMARKS.items()):
+        asked = questions * (1 + 2 * place)
+        files[f"samples/{name}.jsonl"] = _jsonl(_samples(accuracy * left, length, asked, shift))
+        scores[name] = _scores(accuracy * left, length, asked) | {"title": title, "num_shots": 8 if shift == 0 else 0}
     config = Evaluation(
-        model=Path("hf"), dataset=Path("t.jsonl"), template=Template.SIMPLE, max_new_tokens=128, batch_size=8
-    )
-    files = {"scores.json": json.dumps(scores), "samples.jsonl": _jsonl(samples)}
-    return _stage(directory, "evaluate", config, files, {"questions": questions})
+        model=Path("hf"), benchmarks=tuple(Source(name=name) for name in BENCHMARKS), template=Template.SIMPLE,
+        max_new_tokens=128, samples_per_question=SAMPLES, temperature=1.0,
+    )  # fmt: skip
+    return _stage(directory, "evaluate", config, files | {"scores.json": json.dumps(scores)}, {"questions": questions})
+
+
+def _samples(accuracy: float, length: float, questions: int, shift: int) -> Iterable[dict[str, Any]]:
+    num_correct = round(accuracy * questions)
+    for number in range(questions):
+        for sample in range(SAMPLES):
+            yield {
+                "index": number, "sample": sample, "question": f"What is {number} + 1 < 99?", "answer": str(number + 1),
+                "prompt_hash": "0" * 64, "response": HOSTILE, "num_tokens": int(length), "finish_reason": "stop",
+                "extracted": "3", "correct": (number - shift) % questions < num_correct, "grading_timeout": False,
+            }  # fmt: skip
+
+
+def _scores(accuracy: float, length: float, questions: int) -> dict[str, Any]:
+    def interval(mean: float) -> dict[str, float]:
+        half = 1.96 * math.sqrt(mean * (1 - mean) / questions)
+        return {"mean": mean, "low": mean - half, "high": mean + half, "n": questions}
+
+    return {
+        "accuracy": interval(accuracy),
+        "pass_at": {str(k): interval(1 - (1 - accuracy) ** k) for k in (1, 2, 4)},
+        "maj_at": {str(k): interval(accuracy) for k in (1, 2, 4)},
+        "response_length": length, "response_length_correct": length - 1, "truncated": 0.125, "answered": 0.875,
+        "grading_timeouts": 0, "num_samples": SAMPLES, "prompt_hash": "0" * 64,
+    }  # fmt: skip
+
+
+def _overlap(directory: Path) -> Path:
+    """Of the first benchmark's questions three stand in `qa`; nothing else was found."""
+
+    def corpus(found: Mapping[str, int]) -> dict[str, Any]:
+        return {
+            "documents": 1_000, "of": 12_000,
+            "benchmarks": {
+                name: {"questions": 130, "found": found.get(name, 0), "too_short": 2,
+                       "examples": [{"question": HOSTILE, "text": "… 13 words in a row …"}][: found.get(name, 0)]}
+                for name in BENCHMARKS
+            },
+        }  # fmt: skip
+
+    config = Overlap(benchmarks=tuple(Source(name=name) for name in BENCHMARKS), shards=Path("s"), tokenizer=Path("t"))
+    written = {"ngram": 13, "corpora": {"web": corpus({}), "qa": corpus({"gsm8k": 3})}}
+    return _stage(directory, "overlap", config, {"overlap.json": json.dumps(written)}, {"documents": 2_000})
 
 
 def _jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -147,6 +192,7 @@ def _jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
 def _stage(directory: Path, kind: str, config: Any, files: Mapping[str, str], counts: Mapping[str, Any]) -> Path:
     with artifacts.stage(directory, kind=kind, config=config) as stage:
         for name, text in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_text(text)
         stage.counts.update(counts)
     return directory

@@ -64,11 +64,11 @@ def test_rl_dynamics_draw_mean_band_and_cap(study: tuple[Report, Path]) -> None:
 
 
 def test_the_table_behind_the_bars_has_the_intervals(study: tuple[Report, Path]) -> None:
-    exhibit = exhibits.base_to_rl(findings.outcomes(results.read(study[0])))
+    exhibit = exhibits.base_to_rl(findings.outcomes(results.read(study[0]), "gsm8k"))
     header, stable, long, *_ = exhibits.to_csv(exhibit.numbers).splitlines()
-    assert header.startswith("model,questions,seeds,base,base_low95,base_high95,after_rl")
-    assert stable.startswith("stable,40,2,0.2,")
-    assert long.startswith("long,40,2,0.3,")
+    assert header.startswith("model,benchmark,questions,seeds,base,base_low95,base_high95,after_rl")
+    assert stable.startswith("stable,GSM8K,40,2,0.2,")
+    assert long.startswith("long,GSM8K,40,2,0.3,")
 
 
 def test_a_csv_leaves_blanks() -> None:
