@@ -88,7 +88,7 @@ class RewardForm(enum.Enum):
 class Extraction(enum.Enum):
     """Where the answer is looked for."""
 
-    #: The last closed `\\boxed{}`; none is wrong.
+    #: The last closed `\boxed{}`; none is wrong.
     STRICT = "strict"
     #: Where no box is, what follows the last "answer is", or the last number.
     LENIENT = "lenient"
@@ -159,7 +159,7 @@ class Alarms:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthStage:
-    """From optimizer-independent step `from_step` on, responses may have `max_response_tokens` tokens."""
+    """From step `from_step` on, responses may have `max_response_tokens` tokens; a step is a batch of prompts."""
 
     from_step: int
     max_response_tokens: int
@@ -361,7 +361,9 @@ class RLJob:
 
     def continues(self, changed: Mapping[str, tuple[Any, Any]]) -> bool:
         """Whether a run with these fields changed goes on where the earlier one stopped: what may be tuned after an alarm."""
-        tunable = ("recipe.train_steps", "recipe.length_schedule", "recipe.learning_rate", "recipe.kl_coef", "recipe.placement",
-                   "recipe.clip_epsilon", "recipe.save_interval", "recipe.keep_checkpoints", "micro_batch_responses",
-                   "generation_batch_responses")  # fmt: skip
-        return all(path.startswith(tunable) for path in changed)
+        tunable = ["recipe.train_steps", "recipe.length_schedule", "recipe.kl_coef", "recipe.clip_epsilon", "recipe.placement",
+                   "recipe.save_interval", "recipe.keep_checkpoints", "micro_batch_responses", "generation_batch_responses"]  # fmt: skip
+        # DeepSpeed's checkpoints bring their learning rate, and OpenRLHF goes on with it whatever its options say.
+        if self.recipe.engine is Engine.TRL:
+            tunable.append("recipe.learning_rate")
+        return all(path.startswith(tuple(tunable)) for path in changed)

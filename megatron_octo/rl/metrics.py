@@ -3,7 +3,7 @@
 Training, one row per step (`step` counts batches of prompts from 1; a mean is over the step's responses):
 
     key                      unit        meaning
-    prompts                  prompts     that were trained on
+    prompts                  prompts     that were sampled; dynamic sampling trains on fewer
     reward                   reward      mean
     accuracy                 share       right responses, whatever the shape of the reward
     response_length          tokens      mean, EOS included

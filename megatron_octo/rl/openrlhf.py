@@ -2,7 +2,7 @@
 
 OpenRLHF has no length schedule, so each cap is a run of its own that goes on from the checkpoint of the one before. Its
 prompt file holds the prompts of all steps up to its end: OpenRLHF skips as many as its checkpoint has used and ends by itself.
-It draws them in an order of its own; openrlhf_order.py sees to it that a later stage gets new ones.
+It draws them in an order of its own; openrlhf_prompt_files.py sees to it that a later stage gets new ones.
 What it accepts and then silently does otherwise is refused here; `openrlhf_parser` asks its own parser about the rest.
 """
 
@@ -42,7 +42,7 @@ class Files:
 
     #: Hugging Face directory of the starting model.
     model: Path
-    #: JSONL of this stage's prompts, those of earlier stages first.
+    #: JSONL of the prompts of all steps up to the stage's end.
     prompts: Path
     #: JSONL of all evaluation questions; None without evaluation.
     eval_sets: Path | None

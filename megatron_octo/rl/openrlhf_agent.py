@@ -13,11 +13,12 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from megatron_octo import config, jsonl, templates
+from megatron_octo.rl import rewards
 from megatron_octo.rl.config import RLJob
 from megatron_octo.rl.rewards import Score, Scorer
 from megatron_octo.rl.rollouts import Rollout
@@ -36,9 +37,16 @@ class AgentExecutor(Executor, AgentExecutorBase):
 """
 
 
-def write_file(file: Path, *, job: Path, rollouts: Path) -> None:
-    """The Python file to name in `--train.agent_func_path`; all paths on a disk that every node sees."""
-    file.write_text(_FILE.format(job=str(job.resolve()), rollouts=str(rollouts.resolve())))
+def write_files(directory: Path, job: RLJob, *, rollouts: Path) -> Path:
+    """`agent.py`, the file to name in `--train.agent_func_path`, and `job.json` that it reads, on a disk that every node sees.
+
+    Ray's workers have other working directories, so the paths in both are whole.
+    """
+    reward = rewards.with_whole_path(job.recipe.reward)
+    own, agent = directory / "job.json", directory / "agent.py"
+    own.write_text(config.dumps(replace(job, recipe=replace(job.recipe, reward=reward))))
+    agent.write_text(_FILE.format(job=str(own.resolve()), rollouts=str(rollouts.resolve())))
+    return agent
 
 
 class Executor:
@@ -60,7 +68,7 @@ class Executor:
         llm_engine: Any,
         images: Any = None,
     ) -> dict[str, Any]:
-        """Sample and score. `label` is the JSON that `prompts.write_openrlhf` wrote."""
+        """Sample and score. `label` is the JSON that `prompts.openrlhf_rows` made."""
         asked = json.loads(label)
         training = asked["eval_set"] is None
         # The text begins with BOS where the tokenizer's documents do, so nothing may be added (prompts.py checked the ids).

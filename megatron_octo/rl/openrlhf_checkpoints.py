@@ -30,6 +30,10 @@ class Checkpoints:
         """The policy's checkpoint of a step."""
         return self.directory / POLICY / f"{TAG}{step}"
 
+    def gpus(self, step: int) -> int:
+        """How many the policy had at a step: DeepSpeed leaves a file of optimizer states for each."""
+        return len(list(self.of(step).glob("*zero_pp_rank_*_optim_states.pt")))
+
     def forget_after(self, step: int) -> None:
         """Remove the later checkpoints of all roles. Raises `ConfigError` where the step itself has none."""
         kept = self.steps()

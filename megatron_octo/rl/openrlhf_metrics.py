@@ -18,9 +18,9 @@ EVENTS, ROLLOUTS, EARLIER = "openrlhf-tensorboard", "rollouts", "earlier"
 class Metrics:
     """Follows a try of a run."""
 
-    def __init__(self, job: RLJob, out: Path, checkpoints: Checkpoints) -> None:
-        """Catch up with an earlier try as far as its newest checkpoint, and set its logs aside: what came later comes again."""
-        step, logs = checkpoints.newest(), out / "logs"
+    def __init__(self, job: RLJob, out: Path, checkpoints: Checkpoints, *, resumed_from: int | None) -> None:
+        """Catch up with an earlier try as far as the step that is gone on from, and set its logs aside: what came later comes again."""
+        step, logs = resumed_from, out / "logs"
         self._checkpoints = checkpoints
         self._journal = Journal(out / METRICS, resumed_from=step, tensorboard=out / TENSORBOARD)
         self._watch = AlarmWatch(job.recipe.name, job.recipe.alarms, out / ALARMS, resumed_from=step)

@@ -1,14 +1,13 @@
 """The checks of preflight.py that read the starting model. Each says what it saw; an error says what is wrong and what to do."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
-from megatron_octo import generation, questions, templates, units
+from megatron_octo import artifacts, generation, questions, templates, units
 from megatron_octo.errors import ArtifactError, CorpusError, OctoError, ResourceError
 from megatron_octo.questions import Question
 from megatron_octo.rl.config import Engine, RLJob
@@ -84,11 +83,10 @@ def disk(job: RLJob, out: Path) -> str:
     # One more than stay: the next is complete before the oldest goes.
     checkpoints = CHECKPOINT_BYTES[engine] * models * (job.recipe.keep_checkpoints + 1)
     needed = _parameters(job) * (checkpoints + MODEL_BYTES[engine])
-    there = next(place for place in (out, *out.absolute().parents) if place.exists())
-    free = shutil.disk_usage(there).free
+    free = artifacts.free_bytes(out)
     if needed > free:
         raise ResourceError(
-            f"checkpoints need {units.bytes_(needed)}, {units.bytes_(free)} are free in {there}; lower keep_checkpoints"
+            f"checkpoints need {units.bytes_(needed)}, {units.bytes_(free)} are free where {out} is; lower keep_checkpoints"
         )
     return f"{units.bytes_(needed)} needed, {units.bytes_(free)} free"
 

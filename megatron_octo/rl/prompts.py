@@ -1,15 +1,14 @@
-"""The prompts of a run in order, the same for both engines, and the file in which OpenRLHF reads them."""
+"""The prompts of a run in order, the same for both engines, and the rows in which OpenRLHF reads them."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_octo import jsonl, templates
+from megatron_octo import templates
 from megatron_octo.errors import CorpusError
 from megatron_octo.generation import prompt_ids
 from megatron_octo.questions import Question
@@ -64,7 +63,7 @@ def prepare(
 def render_all(
     recipe: ReinforcementLearning, questions: Sequence[Question], *, eval_set: str | None = None
 ) -> list[Prompt]:
-    """Every question rendered, in the given order: an evaluation set."""
+    """Every question rendered, in the given order."""
     text = templates.load(recipe.template, recipe.template_file)
     return [
         Prompt(text=templates.render(text, each.question), answer=each.answer, number=place, eval_set=eval_set)
@@ -79,8 +78,8 @@ def _sequence(recipe: ReinforcementLearning, prompts: list[Prompt]) -> list[Prom
     return [replace(each, number=place) for place, each in enumerate(order[:length])]
 
 
-def write_openrlhf(prompts: Sequence[Prompt], file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """JSONL rows of `input`, `label` and `datasource`, ready for a tokenizer that is told to add nothing (OpenRLHF's way).
+def openrlhf_rows(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """Rows of `input`, `label` and `datasource`, ready for a tokenizer that is told to add nothing (OpenRLHF's way).
 
     Raises:
         CorpusError: a row would not give the tokens that TRL and evaluation see.
@@ -88,7 +87,7 @@ def write_openrlhf(prompts: Sequence[Prompt], file: Path, tokenizer: PreTrainedT
     opening = _opening(tokenizer)
     for text in {prompt.text for prompt in prompts}:
         _check_tokens(tokenizer, opening, text)
-    jsonl.replace(file, (_row(prompt, opening) for prompt in prompts))
+    return [_row(prompt, opening) for prompt in prompts]
 
 
 def _row(prompt: Prompt, opening: str) -> dict[str, Any]:

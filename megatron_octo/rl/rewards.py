@@ -8,10 +8,12 @@ import concurrent.futures
 import importlib
 import importlib.util
 import inspect
+import math
 import numbers
 import re
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,8 +77,8 @@ class Scorer:
             worth = self._function(response, answer, **about)
         except Exception as error:
             raise OctoError(f"{said} raised {error!r}; it must give a number for every text") from error
-        if not isinstance(worth, numbers.Real) or worth != worth:  # NaN differs from itself
-            raise OctoError(f"{said} gave {worth!r}; it must give a number")
+        if not isinstance(worth, numbers.Real) or not math.isfinite(worth):
+            raise OctoError(f"{said} gave {worth!r}; it must give a finite number")
         return float(worth)
 
     def _overlong(self, tokens: int, cap: int) -> float:
@@ -110,6 +112,15 @@ def file_of(function: str) -> Path | None:
     """The file a user's function is in; None where it is of a module."""
     where = function.rpartition(":")[0]
     return Path(where) if where.endswith(".py") else None
+
+
+def with_whole_path(reward: Reward) -> Reward:
+    """The same for a process with another working directory: a file of the user's own is named from the root."""
+    file = None if reward.function is None else file_of(reward.function)
+    if file is None:
+        return reward
+    assert reward.function is not None
+    return replace(reward, function=f"{file.resolve()}:{reward.function.rpartition(':')[2]}")
 
 
 def repetition(text: str) -> float:
@@ -180,10 +191,11 @@ def _module(function: str, where: str) -> ModuleType:
 
 
 def _from_file(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    # A name that no other module has: the file may be called math.py.
+    spec = importlib.util.spec_from_file_location(f"reward of {file}", file)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look for their module there
     spec.loader.exec_module(module)
     return module
 

@@ -51,7 +51,8 @@ def train(job: RLJob, *, asked: Sequence[Question], eval_sets: Mapping[str, Sequ
     """Train, or continue from the newest whole checkpoint below `out`, or from `job.restart_from`. Leaves the model in OUT/model.
 
     Raises:
-        ConfigError: the model has too few positions, the reward cannot be loaded, or `restart_from` has no checkpoint.
+        ConfigError: the model has too few positions, the reward cannot be loaded, or `restart_from` has no checkpoint, or a checkpoint
+            is of a step after the last.
         CorpusError: every prompt is too long.
         OctoError: there was something to learn and the weights are what they were.
     """
@@ -103,6 +104,7 @@ def _run(
     checkpoints = Checkpoints(directory=out / CHECKPOINTS, updates_per_step=recipe.updates_per_step)
     restart.once(job, out, checkpoints.forget_after)
     step = max(checkpoints.steps(), default=None)
+    restart.require_ahead(recipe, step)
     sampling.forget_after(step or 0)
     with (
         progress.bar(f"rl {recipe.name}", total=recipe.train_steps, unit="steps", done=step or 0) as advance,

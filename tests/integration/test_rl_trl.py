@@ -173,7 +173,7 @@ def test_a_restart_that_is_stopped_and_run_again_goes_on(
         run_until(3, again, out, monkeypatch)  # step 2, its evaluation, and no further than step 3
     made = (out / "checkpoints/checkpoint-4/model.safetensors").stat()
     rl_run.run(again, out, force=False)
-    assert "an earlier try went back to step 1" in capsys.readouterr().err
+    assert "an earlier try with this recipe went back to step 1" in capsys.readouterr().err
     assert (out / "checkpoints/checkpoint-4/model.safetensors").stat().st_mtime_ns == made.st_mtime_ns
     assert [row["learning_rate"] for row in rows(out) if "reward" in row] == [1e-3, 2e-3, 2e-3, 2e-3]
 
@@ -216,6 +216,13 @@ def test_a_longer_run_goes_on_where_the_shorter_one_ended(
     rl_run.run(job(model_directory, prompts, train_steps=2), out, force=False)
     rl_run.run(job(model_directory, prompts), out, force=False)
     assert rows(out) == rows(unbroken)
+
+
+def test_a_shorter_run_than_it_has_come_to_is_refused(model_directory: Path, prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rl"
+    rl_run.run(job(model_directory, prompts, train_steps=2, length_schedule=ONE_CAP), out, force=False)
+    with pytest.raises(ConfigError, match="has come to step 2 and train_steps is 1"):
+        rl_run.run(job(model_directory, prompts, train_steps=1, length_schedule=ONE_CAP), out, force=False)
 
 
 def test_an_alarm_is_said_and_written_down(

@@ -107,7 +107,8 @@ def rows(out: Path) -> list[dict]:
 
 
 def rollouts(out: Path) -> list[dict]:
-    lines = [line for file in (out / "logs/rollouts").glob("*.jsonl") for line in file.read_text().splitlines()]
+    """Of all tries."""
+    lines = [line for file in (out / "logs").rglob("rollouts/*.jsonl") for line in file.read_text().splitlines()]
     return [json.loads(line)["rollout"] for line in lines]
 
 
@@ -130,6 +131,23 @@ def test_grpo_over_two_response_caps(ray_environment: dict[str, str], data: Path
     assert Counter(each["prompt"] for each in training) == dict.fromkeys(range(16), 4)
     assert max(each["tokens"] for each in training if each["prompt"] < 8) <= 12
     assert_trained(data, out)
+
+
+def test_a_longer_run_goes_on_where_the_shorter_one_ended(
+    ray_environment: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    """With a response cap of its own from there on, and the model of the longer run in the end."""
+    out = tmp_path / "out"
+    shorter = write_job(data, tmp_path / "shorter.json", gpus=2, train_steps=2, length_schedule=TWO_CAPS[:1])
+    finish(start(ray_environment, shorter, out), out)
+    before = (out / "model/model.safetensors").read_bytes()
+    finish(start(ray_environment, write_job(data, tmp_path / "longer.json", gpus=2), out), out)
+    found = rows(out)
+    assert [row["step"] for row in found if "reward" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in found if "eval/test/accuracy" in row] == [2, 4]
+    training = [each for each in rollouts(out) if each["eval_set"] is None]
+    assert Counter(each["prompt"] for each in training) == dict.fromkeys(range(16), 4)
+    assert (out / "model/model.safetensors").read_bytes() != before
 
 
 def test_ppo_with_a_critic(ray_environment: dict[str, str], data: Path, tmp_path: Path) -> None:
@@ -159,3 +177,9 @@ def test_a_killed_run_goes_on_from_its_checkpoint(ray_environment: dict[str, str
     assert "Loading the checkpoint" in said
     assert "Global step 4:" in said
     assert_trained(data, out)
+
+    # Killed once more, after the model was moved to its place and before that was noted.
+    mark = json.loads((out / "stage.json").read_text())
+    (out / "stage.json").write_text(json.dumps(mark | {"done": False}))
+    finish(start(ray_environment, job, out), out)
+    assert (out / "logs/openrlhf-0.log").read_text() == said

@@ -9,11 +9,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from megatron_octo import generation, jsonl
+from megatron_octo import generation
 from megatron_octo.errors import ConfigError, CorpusError
 from megatron_octo.questions import Question
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning
-from megatron_octo.rl.prompts import Prompt, prepare, render_all, write_openrlhf
+from megatron_octo.rl.prompts import Prompt, openrlhf_rows, prepare, render_all
 from megatron_octo.templates import Template
 
 EOS, BOS = "<|end_of_text|>", "<|begin_of_text|>"
@@ -47,10 +47,6 @@ def questions(*texts: str) -> list[Question]:
     return [Question(question=text, answer=f"answer {text}") for text in texts]
 
 
-def rows(file: Path) -> list[dict]:
-    return list(jsonl.read(file))
-
-
 @pytest.mark.parametrize(
     ("added", "written", "ids"),
     [
@@ -63,24 +59,22 @@ def rows(file: Path) -> list[dict]:
 def test_both_engines_see_the_same_tokens(tmp_path: Path, added: str, written: str, ids: list[int]) -> None:
     make_tokenizer(added).save_pretrained(tmp_path / "tokenizer")
     tokenizer = generation.load_tokenizer(tmp_path / "tokenizer")
-    write_openrlhf([Prompt(text="Ab", answer="1", number=0)], tmp_path / "rows.jsonl", tokenizer)
-    (row,) = rows(tmp_path / "rows.jsonl")
+    (row,) = openrlhf_rows([Prompt(text="Ab", answer="1", number=0)], tokenizer)
     assert row["input"] == written
     assert generation.prompt_ids(tokenizer, "Ab") == ids
     assert tokenizer(row["input"], add_special_tokens=False)["input_ids"] == ids
 
 
-def test_a_bos_that_its_text_does_not_give_is_refused(tmp_path: Path) -> None:
+def test_a_bos_that_its_text_does_not_give_is_refused() -> None:
     tokenizer = make_tokenizer(BEGINS, bos_is_special=False)
     with pytest.raises(CorpusError, match=r"tokens \[29, .*have \[1, 34, 67\].*make <\|begin_of_text\|> a special"):
-        write_openrlhf([Prompt(text="Ab", answer="1", number=0)], tmp_path / "rows.jsonl", tokenizer)
-    assert not list(tmp_path.iterdir())
+        openrlhf_rows([Prompt(text="Ab", answer="1", number=0)], tokenizer)
 
 
-def test_a_prompt_that_ends_a_document_is_refused(tmp_path: Path) -> None:
+def test_a_prompt_that_ends_a_document_is_refused() -> None:
     prompt = Prompt(text=f"Ab{EOS}", answer="1", number=0)
     with pytest.raises(CorpusError, match=r"\[34, 67, 0\].*have \[34, 67\].*take special tokens out"):
-        write_openrlhf([prompt], tmp_path / "rows.jsonl", make_tokenizer(NOTHING))
+        openrlhf_rows([prompt], make_tokenizer(NOTHING))
 
 
 def test_a_template_with_bos_in_it_is_refused_where_the_tokenizer_adds_it(tmp_path: Path) -> None:
@@ -91,13 +85,12 @@ def test_a_template_with_bos_in_it_is_refused_where_the_tokenizer_adds_it(tmp_pa
         prepare(own, questions("a"), make_tokenizer(BEGINS))
 
 
-def test_a_row_is_what_openrlhf_reads(tmp_path: Path) -> None:
+def test_a_row_is_what_openrlhf_reads() -> None:
     prompts = [
         Prompt(text='"A"\n\u2028', answer="\\frac{1}{2}", number=3),
         Prompt(text="B", answer="2", number=7, eval_set="math500"),
     ]
-    write_openrlhf(prompts, tmp_path / "rows.jsonl", make_tokenizer(NOTHING))
-    written = rows(tmp_path / "rows.jsonl")
+    written = openrlhf_rows(prompts, make_tokenizer(NOTHING))
     assert [(row["input"], row["datasource"]) for row in written] == [('"A"\n\u2028', "train"), ("B", "math500")]
     assert [json.loads(row["label"]) for row in written] == [
         {"answer": "\\frac{1}{2}", "number": 3, "eval_set": None},

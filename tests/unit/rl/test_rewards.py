@@ -1,13 +1,14 @@
 """What responses are worth: the forms of the released scripts, overlong shaping, functions of the user's own."""
 
-import time
+import math
+import sys
 from pathlib import Path
 
 import pytest
 
 from megatron_octo.errors import ConfigError, OctoError
 from megatron_octo.rl.config import Extraction, Reward, RewardForm
-from megatron_octo.rl.rewards import Score, Scorer, repetition, score_all
+from megatron_octo.rl.rewards import Score, Scorer, repetition, score_all, with_whole_path
 
 RIGHT, WRONG, NO_BOX = r"so \boxed{3}", r"so \boxed{4}", "so 3"
 TWO_BOXES = r"\boxed{4}, no, \boxed{3}"
@@ -55,11 +56,11 @@ def test_repetition(text: str, share: float) -> None:
     assert repetition(text) == share
 
 
-def test_long_responses_are_scored_at_once() -> None:
-    started = time.monotonic()
-    response = "".join(f"{number} and " for number in range(20_000)) + RIGHT
-    assert reward(RewardForm.REPETITION, response) == 1
-    assert time.monotonic() - started < 5
+@pytest.mark.parametrize(("characters", "repeats"), [(200, True), (201, False)])
+def test_what_repeats_has_200_characters_at_most(characters: int, repeats: bool) -> None:
+    """Without a bound the search takes the square of a response's length."""
+    unit = "".join(f"{number:03}," for number in range(100))[:characters]
+    assert reward(RewardForm.REPETITION, unit * 5 + RIGHT) == (-2 if repeats else 1)
 
 
 def test_score_all_keeps_the_order() -> None:
@@ -77,6 +78,8 @@ def own(tmp_path: Path) -> str:
         "    return 10 * correct + tokens / 4 + finished\n"
         "def text(response, answer, **about):\n"
         "    return 'much'\n"
+        "def infinite(response, answer, **about):\n"
+        "    return float('inf')\n"
         "def broken(response, answer, **about):\n"
         "    return 1 / 0\n"
         "def positional(response):\n"
@@ -88,6 +91,22 @@ def own(tmp_path: Path) -> str:
 def test_a_function_of_the_users_own(own: str) -> None:
     score = Scorer(Reward(function=f"{own}:reward"))(RIGHT, "3", tokens=2, finished=True, cap=10)
     assert (score.correct, score.reward) == (True, 11.5)
+
+
+def test_a_file_of_the_users_own_may_be_called_and_written_as_any_module(tmp_path: Path) -> None:
+    file = tmp_path / "math.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "import math\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass\n"
+        "class Worth:\n"
+        "    value: float\n"
+        "def reward(response, answer, **about):\n"
+        "    return Worth(math.sqrt(4)).value\n"
+    )
+    assert Scorer(Reward(function=f"{file}:reward"))(RIGHT, "3", tokens=2, finished=True, cap=10).reward == 2
+    assert sys.modules["math"] is math
 
 
 @pytest.mark.parametrize(
@@ -104,8 +123,26 @@ def test_functions_that_cannot_work_are_refused(own: str, function: str, said: s
         Scorer(Reward(function=function.format(own=own)))
 
 
-@pytest.mark.parametrize(("name", "said"), [("text", "gave 'much'"), ("broken", "raised ZeroDivisionError")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("text", "gave 'much'"),
+        ("infinite", "gave inf; it must give a finite number"),
+        ("broken", "raised ZeroDivisionError"),
+    ],
+)
 def test_functions_that_fail_are_named_with_the_response(own: str, name: str, said: str) -> None:
     scorer = Scorer(Reward(function=f"{own}:{name}"))
     with pytest.raises(OctoError, match=rf"mine.py:{name}'.*so \\\\boxed.*{said}"):
         scorer(RIGHT, "3", tokens=2, finished=True, cap=10)
+
+
+@pytest.mark.parametrize(
+    ("function", "whole"),
+    [(None, None), ("mine.py:reward", "{here}/mine.py:reward"), ("/a/mine.py:f", "/a/mine.py:f"), ("a.b:f", "a.b:f")],
+)
+def test_a_file_of_the_users_own_is_named_from_the_root(
+    function: str | None, whole: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert with_whole_path(Reward(function=function)).function == (whole and whole.format(here=tmp_path))

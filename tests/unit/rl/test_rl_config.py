@@ -13,6 +13,7 @@ from megatron_octo.rl.config import (
     LengthStage,
     Loss,
     MismatchCorrection,
+    ReinforcementLearning,
     RLJob,
 )
 from megatron_octo.rl.context import check_context
@@ -115,3 +116,20 @@ def test_reinforce_plus_plus_needs_no_group() -> None:
 def test_what_trl_cannot_run_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=f"trl engine has no {message}"):
         on_trl(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changed", "on_trl_too", "on_openrlhf_too"),
+    [
+        ({"recipe.train_steps": (200, 300), "recipe.length_schedule": ([], [])}, True, True),
+        ({"recipe.kl_coef": (0.0, 0.1), "recipe.clip_epsilon_high": (None, 0.28)}, True, True),
+        ({"recipe.learning_rate": (1e-6, 5e-7)}, True, False),
+        ({"recipe.train_steps": (200, 300), "recipe.seed": (1, 2)}, False, False),
+    ],
+)
+def test_what_may_change_in_a_run_that_goes_on(changed: dict, on_trl_too: bool, on_openrlhf_too: bool) -> None:
+    def goes_on(recipe: ReinforcementLearning) -> bool:
+        job = RLJob(recipe=recipe, model=Path("model"), prompts=Path("prompts.jsonl"), eval_sets={})
+        return job.continues(changed)
+
+    assert (goes_on(on_trl(eval_sets=())), goes_on(on_openrlhf(eval_sets=()))) == (on_trl_too, on_openrlhf_too)

@@ -90,8 +90,8 @@ def test_a_finished_run_with_something_changed_goes_back_to_the_same_step_again(
         restart.once(job, out, went_back.append)
         return train(job)
 
-    for rate in (1e-6, 5e-7):
-        tuned = replace(job(learning_rate=rate), restart_from=20)
+    for clip in (0.2, 0.1):
+        tuned = replace(job(clip_epsilon=clip), restart_from=20)
         run_stage(tuned, tmp_path / "out", force=False, train=train_again)
     assert went_back == [20, 20]
 
