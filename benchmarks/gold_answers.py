@@ -16,7 +16,7 @@ from pathlib import Path
 
 from megatron_octo import grading_pool
 from megatron_octo.errors import CorpusError
-from megatron_octo.evaluation import loading
+from megatron_octo.evaluation import loading, sources
 from megatron_octo.evaluation.benchmarks import BENCHMARKS, named
 from megatron_octo.evaluation.prompts import gold_response
 from megatron_octo.grading import Grade, grade_all
@@ -47,7 +47,7 @@ def main() -> int:
     rows = []
     for name in BENCHMARKS:
         try:
-            source = loading.local(name, options.directory)
+            (source,) = sources.local([name], options.directory)
         except CorpusError:
             continue
         rows.append(measure(name, loading.questions(source), show=options.misses))

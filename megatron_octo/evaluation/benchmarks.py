@@ -72,8 +72,10 @@ class Benchmark:
 
 
 def plain(row: Row) -> Question:
-    """{"question", "answer"}, and where there are any "choices" and a "solution"."""
+    """{"question", "answer"}, and where there are any "choices" and a "solution"; or as GSM8K's files are."""
     choices = row.options("choices") if "choices" in row.values else ()
+    if not choices and "\n#### " in row.text("answer"):
+        return _gsm8k(row)
     return Question(
         question=row.text("question"),
         answer=row.letter("answer", options=choices) if choices else row.text("answer"),
@@ -230,6 +232,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         title="MathQA", num_questions=1000, question=_choice, style=COT, num_shots=4,
         hub=Hub(id="regisss/math_qa"),  # 2,985 rows there; which 1,000 the original takes is not known
         train=Hub(id="regisss/math_qa", split="train"),
+        lm_eval="mmlu/flan_cot_fewshot/mmlu_elementary_mathematics.yaml",  # guess: nobody published any for MathQA
     ),
     "svamp": Benchmark(
         title="SVAMP", num_questions=1000, question=_word_problem, style=COT, num_shots=8, shots_of="gsm8k",

@@ -19,6 +19,8 @@ from megatron_octo.evaluation.metrics import Difference, Interval
 
 #: Below this p value a difference is called one.
 SIGNIFICANT = 0.05
+#: Settings that move scores of one model on one prompt; two evaluations that differ in them are compared, but not silently.
+TELLING = ("max_new_tokens", "temperature", "top_p", "stop_strings", "lenient", "engine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,12 @@ def left_out(before: Path, after: Path) -> list[str]:
     return sorted(_scores(before).keys() ^ _scores(after).keys())
 
 
+def other_settings(before: Path, after: Path) -> list[str]:
+    """`temperature: 0.0 and 0.8`, of each of the settings that two evaluations do not share."""
+    ours, theirs = _settings(before), _settings(after)
+    return [f"{name}: {ours[name]} and {theirs[name]}" for name in TELLING if ours[name] != theirs[name]]
+
+
 def table(comparisons: Sequence[Comparison]) -> str:
     """Markdown: a row per benchmark in percent and points, then what has to be known to read it."""
     rows = [
@@ -72,6 +80,14 @@ def _scores(directory: Path) -> dict[str, Any]:
         raise ArtifactError(f"{directory} holds a {kind} stage; name what `eval` made")
     scores: dict[str, Any] = json.loads((directory / "scores.json").read_text(encoding="utf-8"))
     return scores
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    config = artifacts.finished(directory)["config"]
+    settings = {name: config.get(name) for name in TELLING}
+    if settings["lenient"] is None:
+        settings["lenient"] = config.get("template") is None  # as `Evaluation.accepts_unboxed`
+    return settings
 
 
 def _compare(name: str, before: Path, after: Path, *, same_prompts: bool) -> Comparison:
@@ -155,6 +171,8 @@ def main() -> None:
         print(json.dumps([dataclasses.asdict(each) for each in comparisons], indent=2))
         return
     print(table(comparisons))
+    for setting in other_settings(given.before, given.after):
+        print(f"{setting}: the two were not evaluated alike; part of the differences may be its.")
     for name in left_out(given.before, given.after):
         print(f"{name}: only one of the two holds it.")
 

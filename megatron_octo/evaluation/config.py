@@ -63,6 +63,13 @@ class Server:
     #: Requests under way at a time.
     concurrency: int = field(default=64, metadata=AT_RUN_TIME)
 
+    def __post_init__(self) -> None:
+        require_positive(self, "concurrency")
+        if not self.url.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"the server's url is {self.url}; it begins with http:// or https:// and ends as the API's, in /v1"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -100,7 +107,16 @@ class Evaluation:
         self._check_prompts()
         self._check_engine()
         _check_names(self.benchmarks)
-        require_positive(self, "max_new_tokens", "batch_size", "samples_per_question")
+        limits = () if self.limit is None else ("limit",)
+        require_positive(self, "max_new_tokens", "batch_size", "samples_per_question", *limits)
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"temperature is {self.temperature:g} and top_p {self.top_p:g}; temperature must be 0 (greedy) or more, top_p above 0 "
+                "and at most 1 (all tokens)"
+            )
         if self.samples_per_question > 1 and self.temperature == 0:
             raise ConfigError(
                 f"samples_per_question is {self.samples_per_question} at temperature 0: greedy samples are all the same; "
@@ -108,6 +124,8 @@ class Evaluation:
             )
 
     def _check_prompts(self) -> None:
+        if self.num_shots is not None and self.num_shots < 0:
+            raise ConfigError(f"num_shots is {self.num_shots}; it must be at least 0")
         if self.template is not None:
             check_template(self.template, self.template_file)
             if self.num_shots:
@@ -118,20 +136,25 @@ class Evaluation:
             raise ConfigError(f"template_file={self.template_file} without template=file")
 
     def _check_engine(self) -> None:
-        if (self.engine is Engine.SERVER) != (self.server is not None) or (self.model is None) != (
-            self.server is not None
-        ):
+        asks_server = self.engine is Engine.SERVER
+        if asks_server != (self.server is not None):
+            given = "no server" if self.server is None else f"the server {self.server.url}"
             raise ConfigError(
-                f"engine={self.engine.value} with model={self.model} and server={self.server}; a server is asked for a model by "
-                "name and takes no directory, the other engines need one"
+                f"engine={self.engine.value} with {given}; name a server with engine=server, and only with it"
             )
+        if asks_server and self.model is not None:
+            raise ConfigError(
+                f"model={self.model} with a server, which has its models by name; leave the directory out"
+            )
+        if not asks_server and self.model is None:
+            raise ConfigError(f"engine={self.engine.value} without a model; name the directory of a Hugging Face model")
 
     @property
     def inputs(self) -> dict[str, Path]:
         """What lies here; what comes from the hub is known by its name."""
         given = {"model": self.model, "template_file": self.template_file}
         for source in self.benchmarks:
-            given |= {source.name: source.file, f"{source.name} shots": source.shots_file}
+            given |= {f"benchmark_{source.name}": source.file, f"shots_{source.name}": source.shots_file}
         return {name: path for name, path in given.items() if path is not None}
 
     @property

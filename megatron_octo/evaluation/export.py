@@ -70,10 +70,10 @@ def _files(config: Evaluation, directory: Path) -> dict[str, str]:
         "utils.py": _UTILS.format(lenient=config.accepts_unboxed),
     }
     for source in config.benchmarks:
-        asked = loading.questions(source)[: config.limit]
+        asked = loading.questions(source)
         built = prompts.build(config, source, asked)
         data = directory / f"{source.name}.jsonl"
-        files[data.name] = _rows(asked, built)
+        files[data.name] = _rows(asked[: config.limit], built.texts[: config.limit])
         files[f"{_task_name(source)}.yaml"] = _task(config, source, built, data)
     return files
 
@@ -105,10 +105,10 @@ def _task(config: Evaluation, source: Source, built: Prompts, data: Path) -> str
     return f"{fields}process_results: !function utils.process_results\n"
 
 
-def _rows(asked: Sequence[Question], built: Prompts) -> str:
+def _rows(asked: Sequence[Question], texts: Sequence[str]) -> str:
     rows = (
         {"prompt": prompt, "question": each.question, "answer": each.answer, "choices": each.choices}
-        for each, prompt in zip(asked, built.texts, strict=True)
+        for each, prompt in zip(asked, texts, strict=True)
     )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 

@@ -45,6 +45,9 @@ class Job:
     #: Which of the sampled ones.
     samples: range
 
+    def __str__(self) -> str:
+        return str(self.shard)
+
     @property
     def documents(self) -> list[int]:
         """Numbers within the shard."""

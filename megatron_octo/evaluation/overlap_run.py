@@ -5,20 +5,15 @@ Leaves OUT/overlap.json: `{"ngram": 13, "corpora": {corpus: {"documents": looked
 half of the time for decoding (benchmarks/overlap.py); a worker takes 190 MB.
 """
 
-import contextlib
-import multiprocessing
-import os
+import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
-
-from megatron_octo import artifacts, process, progress, units
-from megatron_octo.errors import CorpusError, ResourceError
+from megatron_octo import artifacts, process, progress, units, workers
+from megatron_octo.errors import CorpusError
 from megatron_octo.evaluation import loading, overlap
 from megatron_octo.evaluation.config import Overlap
 from megatron_octo.evaluation.overlap import Checker, Found, Job
@@ -34,6 +29,7 @@ _checker: Checker
 
 def run(config: Overlap, out: Path, force: bool) -> None:
     """Look for every question in every corpus."""
+    workers.one_thread_each()
     corpora = _open_corpora(config)
     with artifacts.stage(out, kind="overlap", config=config, inputs=_inputs(config, corpora), force=force) as stage:
         if stage.done:
@@ -72,66 +68,39 @@ def _look(
 ) -> dict[str, dict[str, Any]]:
     questions = [*chain(*asked.values())]
     too_short = Index(questions, ngram=config.ngram).too_short
-    tallies = {}
-    with _workers(config, questions) as pool:
-        for name, corpus in corpora.items():
-            found = _found(pool, name, corpus, config.max_documents)
-            tallies[name] = {
-                "documents": overlap.num_sampled(corpus, config.max_documents),
-                "of": corpus.manifest.documents,
-                "benchmarks": overlap.tally(asked, too_short, found),
-            }
-    return tallies
+    return {
+        name: {
+            "documents": overlap.num_sampled(corpus, config.max_documents),
+            "of": corpus.manifest.documents,
+            "benchmarks": overlap.tally(asked, too_short, _found(config, name, corpus, questions)),
+        }
+        for name, corpus in corpora.items()
+    }
 
 
-def _found(pool: ProcessPool, name: str, corpus: Corpus, max_documents: int | None) -> Found:
+def _found(config: Overlap, name: str, corpus: Corpus, questions: Sequence[str]) -> Found:
     """The first sight of each question in a corpus, in the order of its documents, whichever worker is quicker."""
     found: Found = {}
-    jobs = list(overlap.jobs(corpus, max_documents))
-    with progress.bar(f"overlap {name}", total=overlap.num_sampled(corpus, max_documents), unit="documents") as advance:
-        for job, future in [(job, pool.schedule(_check, args=(job,))) for job in jobs]:
-            found = _outcome(job, future) | found
-            advance(len(job.samples))
+    jobs = list(overlap.jobs(corpus, config.max_documents))
+    begin = functools.partial(_begin, config.tokenizer, questions, config.ngram)
+    total = overlap.num_sampled(corpus, config.max_documents)
+    with progress.bar(f"overlap {name}", total=total, unit="documents") as advance:
+        seen = workers.each(_check, jobs, num_workers=config.workers, on_progress=advance, begin=begin)
+    for of_job in reversed(seen):
+        found |= of_job
     return found
 
 
-def _outcome(job: Job, future: Any) -> Found:
-    try:
-        found: Found = future.result()
-    except (ProcessExpired, BrokenProcessPool) as error:
-        raise ResourceError(
-            f"a worker process died ({error}) while it looked through {job.shard}; run the same command again, with fewer workers "
-            "if memory is short"
-        ) from error
-    return found
-
-
-@contextlib.contextmanager
-def _workers(config: Overlap, questions: Sequence[str]) -> Iterator[ProcessPool]:
-    """Processes that each know the questions; a failure ends them all."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # workers, not threads, fill the cores
-    arguments = (config.tokenizer, questions, config.ngram, os.getpid())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(max_workers=config.workers, context=context, initializer=_begin, initargs=arguments)
-    try:
-        yield pool
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
-    finally:
-        pool.join()
-
-
-def _begin(tokenizer: Path, questions: Sequence[str], ngram: int, parent: int) -> None:
+def _begin(tokenizer: Path, questions: Sequence[str], ngram: int) -> None:
     """In every new worker."""
     global _checker
-    process.die_with_parent(parent)
     _checker = Checker(tokenizer=tokenizer, questions=questions, ngram=ngram)
 
 
 def _check(job: Job) -> Found:
-    return _checker.check(job)
+    found = _checker.check(job)
+    workers.advance(len(job.samples))
+    return found
 
 
 def _say(tallies: Mapping[str, Any]) -> None:

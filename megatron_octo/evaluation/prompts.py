@@ -23,7 +23,10 @@ class Prompts:
 
 
 def build(config: Evaluation, source: Source, asked: Sequence[Question]) -> Prompts:
-    """Prompts for the questions of a benchmark. Raises `ConfigError` and `CorpusError` where examples are missing."""
+    """Prompts for all questions of a benchmark, none of which is its own example.
+
+    Raises `ConfigError` and `CorpusError` where examples are missing.
+    """
     if config.template is not None:
         text = templates.load(config.template, config.template_file)
         texts = [templates.render(text, with_options(each)) for each in asked]

@@ -55,10 +55,14 @@ class Row:
         return options
 
     def letter(self, *names: str, options: tuple[str, ...]) -> str:
-        """The right option, in the file as a letter or, as in MMLU on the hub, its place from 0. Raises `CorpusError`."""
+        """The right option, in the file as a letter, as its text or, as in MMLU on the hub, its place from 0. Raises `CorpusError`."""
         given = self.text(*names)
         allowed = LETTERS[: len(options)]
-        letter = allowed[int(given) : int(given) + 1] if given.isdecimal() else given.strip("()").upper()
+        letter = given.strip("()").upper()
+        if letter not in tuple(allowed) and isinstance(self._first(names), str) and options.count(given) == 1:
+            return allowed[options.index(given)]
+        if given.isdecimal():
+            letter = allowed[int(given) : int(given) + 1]
         if len(letter) != 1 or letter not in allowed:
             raise CorpusError(
                 f"{self.place} has '{given}' in {_quoted(names)}, which is none of its options; allowed: {', '.join(allowed)}"

@@ -45,6 +45,11 @@ class Exam:
 
 def run(config: Evaluation, out: Path, force: bool) -> None:
     """Answer, grade and score every benchmark."""
+    if config.model is not None and not config.model.is_dir():
+        raise ArtifactError(
+            f"{config.model} is no directory; name a Hugging Face model on this machine, or fetch it first: "
+            f"hf download {config.model} --local-dir DIR"
+        )
     with artifacts.stage(
         out, kind="evaluate", config=config, inputs=config.inputs, resumable=True, force=force
     ) as stage:
@@ -77,7 +82,7 @@ def _scores(config: Evaluation, out: Path) -> dict[str, Row]:
 
 
 def _exam(config: Evaluation, source: Source, out: Path) -> Exam:
-    asked = loading.questions(source)[: config.limit]
+    asked = loading.questions(source)
     built = prompts.build(config, source, asked)
     first = out / "prompts" / f"{source.name}.txt"
     first.parent.mkdir(exist_ok=True)
@@ -85,8 +90,8 @@ def _exam(config: Evaluation, source: Source, out: Path) -> Exam:
     return Exam(
         name=source.name,
         title=benchmarks.named(source.name).title,
-        questions=asked,
-        prompts=built.texts,
+        questions=asked[: config.limit],
+        prompts=built.texts[: config.limit],
         num_shots=built.num_shots,
         sampling=Sampling(
             max_new_tokens=config.max_new_tokens,

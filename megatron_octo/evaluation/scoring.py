@@ -3,9 +3,10 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
-from megatron_octo.answer_text import normalise
+from megatron_octo.answer_text import PLAIN_NUMBER, normalise
 from megatron_octo.errors import ArtifactError
 from megatron_octo.evaluation import metrics
 
@@ -20,7 +21,7 @@ def scores(rows: Sequence[Row]) -> dict[str, Any]:
     questions = _by_question(rows)
     right = [[bool(row["correct"]) for row in samples] for samples in questions]
     ks = list(_powers_of_two(len(right[0])))
-    voted = metrics.maj_at(right, [_numbered([row["extracted"] for row in samples]) for samples in questions], ks)
+    voted = metrics.maj_at(right, [_numbered(samples) for samples in questions], ks)
     return {
         "accuracy": dataclasses.asdict(metrics.accuracy(right)),
         "pass_at": {str(k): dataclasses.asdict(metrics.pass_at(right, k)) for k in ks},
@@ -48,10 +49,18 @@ def _by_question(rows: Sequence[Row]) -> list[list[Row]]:
     return [[found[index][sample] for sample in sorted(found[index])] for index in sorted(found)]
 
 
-def _numbered(answers: Sequence[str | None]) -> list[int]:
-    """A number per different answer, -1 for none."""
-    numbers: dict[str, int] = {}
-    return [-1 if answer is None else numbers.setdefault(normalise(answer), len(numbers)) for answer in answers]
+def _numbered(samples: Sequence[Row]) -> list[int]:
+    """A number per different answer, -1 for none. What the grader took as right is one answer, however it is spelt."""
+    numbers: dict[str | None, int] = {}
+    return [-1 if row["extracted"] is None else numbers.setdefault(_vote(row), len(numbers)) for row in samples]
+
+
+def _vote(row: Row) -> str | None:
+    """None for the right answer; wrong ones differ as texts, numbers by their value."""
+    if row["correct"]:
+        return None
+    text = normalise(row["extracted"])
+    return str(Decimal(text).normalize()) if PLAIN_NUMBER.fullmatch(text) else text
 
 
 def _powers_of_two(most: int) -> Iterator[int]:

@@ -10,6 +10,7 @@ from megatron_octo.errors import ConfigError, CorpusError, nearest
 from megatron_octo.evaluation import benchmarks
 from megatron_octo.evaluation.config import Server, Source
 from megatron_octo.evaluation.sources import local
+from megatron_octo.templates import Template
 
 
 def sources(
@@ -27,13 +28,33 @@ def sources(
         CorpusError: a file is missing.
     """
     names = list(dict.fromkeys(name for word in suites for name in _expand(word)))
-    found = [_of_benchmark(name, data, shots_file) for name in names]
+    found = [Source(name=name) for name in names] if data is None else local(names, data)
+    if shots_file is not None:
+        found = [dataclasses.replace(source, shots_file=_there(shots_file)) for source in found]
     found += [Source(name=file.stem, file=_there(file), shots_file=shots_file) for file in datasets]
     if not found:
         raise ConfigError(
             f"nothing to evaluate on; name --suite {'|'.join(benchmarks.SUITES)} or a benchmark, or --dataset FILE"
         )
     return tuple(found)
+
+
+def template(
+    given: Template | None, file: Path | None, *, suites: Sequence[str], num_shots: int | None, shots_file: Path | None
+) -> Template | None:
+    """How to ask: zero-shot with a template, or None for few-shot, which suites are, and files of the user's own with examples.
+
+    Raises `ConfigError` for examples that nobody would be shown.
+    """
+    asked = given or (Template.FILE if file is not None else None)
+    if asked is not None and shots_file is not None:
+        raise ConfigError(
+            f"--shots-file {shots_file} with --template {asked.value}, which is zero-shot; leave one of them out"
+        )
+    if not suites and shots_file is not None and num_shots is None:
+        raise ConfigError(f"--shots-file {shots_file} without --num-shots N: a --dataset has no number of its own")
+    few_shot = asked is None and (suites or num_shots)
+    return None if few_shot else asked or Template.SIMPLE
 
 
 def server(url: str | None, model: str | None) -> Server | None:
@@ -61,11 +82,6 @@ def _expand(word: str) -> Sequence[str]:
     raise ConfigError(
         f"unknown suite or benchmark '{word}'{nearest(word, known)}; for a file of your own use --dataset"
     )
-
-
-def _of_benchmark(name: str, data: Path | None, shots_file: Path | None) -> Source:
-    found = Source(name=name) if data is None else local(name, data)
-    return found if shots_file is None else dataclasses.replace(found, shots_file=_there(shots_file))
 
 
 def _there(file: Path) -> Path:

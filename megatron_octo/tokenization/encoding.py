@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from megatron_octo import artifacts, units
+from megatron_octo import artifacts, units, workers
 from megatron_octo.config import to_dict
 from megatron_octo.errors import ResourceError
 from megatron_octo.shards import ShardWriter, token_dtype
-from megatron_octo.tokenization import marks, reading, sources, workers
+from megatron_octo.tokenization import marks, reading, sources
 from megatron_octo.tokenization.checking import CheckedEngine
 from megatron_octo.tokenization.config import EngineName, OnBadLine
 from megatron_octo.tokenization.documents import separated

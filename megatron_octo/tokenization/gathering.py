@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_octo import workers
 from megatron_octo.shards import Shard, ShardWriter, token_dtype
-from megatron_octo.tokenization import marks, workers
+from megatron_octo.tokenization import marks
 from megatron_octo.tokenization.encoding import full_disk_explained
 from megatron_octo.tokenization.shuffle import read_buckets, spread_prefix
 

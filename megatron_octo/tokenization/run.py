@@ -17,11 +17,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
-from megatron_octo import artifacts, process, progress, units
+from megatron_octo import artifacts, process, progress, units, workers
 from megatron_octo.config import to_dict
 from megatron_octo.errors import CorpusError
 from megatron_octo.shards import MANIFEST, Manifest, Shard, token_dtype
-from megatron_octo.tokenization import encoding, gathering, workers
+from megatron_octo.tokenization import encoding, gathering
 from megatron_octo.tokenization import plan as plans
 from megatron_octo.tokenization.checking import CheckedEngine
 from megatron_octo.tokenization.config import Tokenization

@@ -151,6 +151,6 @@ def die(_: object) -> None:
 
 def test_a_killed_worker_ends_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config: Overlap) -> None:
     monkeypatch.setattr(overlap_run, "_check", die)
-    with pytest.raises(ResourceError, match=r"a worker process died .* while it looked through .*clean-00000"):
+    with pytest.raises(ResourceError, match=r"a worker process died .* while it worked on .*clean-00000"):
         overlap_run.run(config, tmp_path / "out", False)
     assert not (tmp_path / "out").exists()

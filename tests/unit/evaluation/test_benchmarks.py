@@ -36,11 +36,22 @@ def test_examples_come_from_somewhere(name: str, benchmark: Any) -> None:
     assert donor.style is benchmark.style
 
 
+@pytest.mark.parametrize("name", SUITES["math13"])
+def test_the_suite_can_be_asked_with_published_examples(name: str) -> None:
+    donor = BENCHMARKS[BENCHMARKS[name].shots_of or name]
+    assert donor.lm_eval or not BENCHMARKS[name].num_shots
+
+
 #: name, columns, question, answer, choices, solution
 ROWS = [
     ("gsm8k", {"question": "Eggs?", "answer": "1,018", "cot": "9*2=<<9*2=18>>18", "id": "x"}, "Eggs?", "1,018", (), "9*2=18"),
     ("gsm8k", {"question": "Eggs?", "answer": "9*2=<<9*2=18>>18\n#### 18"}, "Eggs?", "18", (), "9*2=18"),
     ("gsm8k", {"question": "Eggs?", "answer": "18"}, "Eggs?", "18", (), None),
+    ("mine", {"question": "Eggs?", "answer": "9*2=<<9*2=18>>18\n#### 18"}, "Eggs?", "18", (), "9*2=18"),
+    ("mine", {"question": "Eggs?", "answer": "2", "choices": ["1", "2", "4"]}, "Eggs?", "B", ("1", "2", "4"), None),
+    ("mine", {"question": "Eggs?", "answer": 2, "choices": ["1", "2", "4"]}, "Eggs?", "C", ("1", "2", "4"), None),
+    ("mine", {"question": "Eggs?", "answer": "a dozen", "choices": ["9", "a dozen"]}, "Eggs?", "B", ("9", "a dozen"), None),
+    ("mine", {"question": "Eggs?", "answer": "(A)", "choices": ["B", "A"]}, "Eggs?", "A", ("B", "A"), None),
     ("math", {"problem": "P", "solution": r"so \boxed{\frac{1}{2}}", "level": 2}, "P", r"\frac{1}{2}", (), r"so \boxed{\frac{1}{2}}"),
     ("math", {"problem": "P", "solution": r"so $\boxed 5$."}, "P", "5", (), r"so $\boxed 5$."),
     ("math500", {"problem": "P", "solution": "s", "answer": "p - q"}, "P", "p - q", (), "s"),
@@ -134,7 +145,7 @@ LOCAL = ("gsm8k", "math500", "olympiad_bench", "amc23", "sat", "ocw", "mmlu_stem
 @pytest.mark.parametrize("name", LOCAL)
 @pytest.mark.filterwarnings("error")
 def test_prompts_and_own_solutions_of_the_real_files(name: str) -> None:
-    source = sources.local(name, DIRECTORY)
+    (source,) = sources.local([name], DIRECTORY)
     asked = loading.questions(source)
     config = Evaluation(model=Path("m"), benchmarks=(source,), template=None, num_shots=0, max_new_tokens=8)
     built = prompts.build(config, source, asked)

@@ -9,14 +9,19 @@ import pytest
 
 from megatron_octo import artifacts, jsonl
 from megatron_octo.errors import ArtifactError
-from megatron_octo.evaluation.compare import compare, left_out, table
+from megatron_octo.evaluation.compare import compare, left_out, other_settings, table
 
 
 def evaluation(
-    directory: Path, verdicts: Mapping[str, Sequence[Sequence[bool]]], *, prompts: str = "p", first: str = "q0"
+    directory: Path,
+    verdicts: Mapping[str, Sequence[Sequence[bool]]],
+    *,
+    prompts: str = "p",
+    first: str = "q0",
+    **settings: object,
 ) -> Path:
     """What `eval` leaves, as far as a comparison reads it."""
-    with artifacts.stage(directory, kind="evaluate", config={"benchmarks": list(verdicts)}):
+    with artifacts.stage(directory, kind="evaluate", config={"benchmarks": list(verdicts), **settings}):
         (directory / "samples").mkdir()
         for name, of_questions in verdicts.items():
             rows = [
@@ -61,6 +66,15 @@ def test_other_prompts_are_said(tmp_path: Path) -> None:
     )
     assert not found[0].same_prompts
     assert "gsm8k: the prompts are not the same" in table(found)
+
+
+def test_other_settings_are_said(tmp_path: Path) -> None:
+    alike = {"max_new_tokens": 512, "temperature": 0.0, "lenient": None, "template": "simple"}
+    before = evaluation(tmp_path / "a", {"gsm8k": shares(5)}, **alike, batch_size=8)
+    same = evaluation(tmp_path / "b", {"gsm8k": shares(5)}, **alike, batch_size=32)
+    after = evaluation(tmp_path / "c", {"gsm8k": shares(5)}, max_new_tokens=2048, temperature=0.0, lenient=True)
+    assert other_settings(before, same) == []
+    assert other_settings(before, after) == ["max_new_tokens: 512 and 2048", "lenient: False and True"]
 
 
 def test_benchmarks_of_only_one_are_left_out(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A run with a scripted model: what it leaves, where it continues, what it refuses, what it says."""
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -183,6 +185,38 @@ def test_few_shot_answers_need_no_box_unless_asked(
         for name, config in (("few_shot", few_shot), ("strict", strict))
     ]
     assert verdicts == [[("1", True)], [(None, False)]]
+
+
+def test_a_limit_takes_the_beginning_of_the_same_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No example may be a question that only a whole evaluation asks."""
+    rows = [{"question": f"{left}+1", "solution": "so", "answer": str(left + 1)} for left in range(4)]
+    asked, shown = tmp_path / "sums.jsonl", tmp_path / "shown.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    shown.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+    source = Source(name="sums", file=asked, shots_file=shown)
+    for limit in (None, 1):
+        config = evaluation(asked, tmp_path / "model", benchmarks=(source,), template=None, num_shots=1, limit=limit)
+        rows = evaluate(config, tmp_path / f"out{limit}", Scripted(), monkeypatch)
+        assert (
+            rows[0]["prompt_hash"]
+            == hashlib.sha256(b"Question: 3+1\nAnswer: so The answer is 4.\n\nQuestion: 0+1\nAnswer:").hexdigest()
+        )
+    assert len(rows) == 1
+
+
+def test_a_model_of_the_hub_has_to_be_here(questions: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(evaluation(questions, tmp_path / "model"), model=Path("meta-llama/Llama-3.2-1B"))
+    with pytest.raises(ArtifactError, match=r"is no directory; .*hf download meta-llama/Llama-3.2-1B --local-dir DIR"):
+        run.run(config, tmp_path / "out", force=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_any_name_are_inputs_of_their_own(tmp_path: Path) -> None:
+    """A benchmark named `model` takes no model's place."""
+    source = Source(name="model", file=tmp_path / "model.jsonl", shots_file=tmp_path / "shown.jsonl")
+    assert evaluation(tmp_path, tmp_path / "m", benchmarks=(source,)).inputs == {
+        "model": tmp_path / "m", "benchmark_model": tmp_path / "model.jsonl", "shots_model": tmp_path / "shown.jsonl"
+    }  # fmt: skip
 
 
 def test_options_of_a_multiple_choice_reach_the_grader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

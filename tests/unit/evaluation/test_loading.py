@@ -93,8 +93,10 @@ def test_examples_are_in_the_columns_of_whose_they_are(tmp_path: Path) -> None:
 def test_no_examples_at_all() -> None:
     with pytest.raises(ConfigError, match=r"amc23 has no training split.*--shots-file, or take --num-shots 0"):
         loading.shots(Source(name="amc23"), ShotSource.TRAIN)
-    with pytest.raises(ConfigError, match=r"no published examples for mathqa, only for gsm8k, math, .*--shots-file"):
-        loading.shots(Source(name="mathqa"), ShotSource.LM_EVAL)
+    with pytest.raises(
+        ConfigError, match=r"no published examples for gpqa_diamond, only for gsm8k, math, .*--shots-file"
+    ):
+        loading.shots(Source(name="gpqa_diamond"), ShotSource.LM_EVAL)
 
 
 @pytest.mark.parametrize(
@@ -116,14 +118,20 @@ def test_examples_published_with_lm_eval(name: str, number: int, answers: list[s
 def test_files_in_a_directory(tmp_path: Path) -> None:
     for name in ("svamp.jsonl", "gsm8k.parquet", "gsm8k.train.jsonl"):
         (tmp_path / name).touch()
-    assert sources.local("svamp", tmp_path) == Source(
-        name="svamp", file=tmp_path / "svamp.jsonl", shots_file=tmp_path / "gsm8k.train.jsonl"
-    )
-    assert sources.local("gsm8k", tmp_path).file == tmp_path / "gsm8k.parquet"
+    shots_file = tmp_path / "gsm8k.train.jsonl"
+    assert sources.local(["svamp", "gsm8k"], tmp_path) == [
+        Source(name="svamp", file=tmp_path / "svamp.jsonl", shots_file=shots_file),
+        Source(name="gsm8k", file=tmp_path / "gsm8k.parquet", shots_file=shots_file),
+    ]
     (tmp_path / "svamp.train.parquet").touch()
-    assert sources.local("svamp", tmp_path).shots_file == tmp_path / "svamp.train.parquet"
-    with pytest.raises(CorpusError, match=r"holds none of mawps.jsonl and mawps.parquet"):
-        sources.local("mawps", tmp_path)
+    (svamp,) = sources.local(["svamp"], tmp_path)
+    assert svamp.shots_file == tmp_path / "svamp.train.parquet"
+    with pytest.raises(
+        CorpusError, match=r"no files of mawps, math, such as mawps.jsonl or mawps.parquet; .*: --suite svamp$"
+    ):
+        sources.local(["mawps", "svamp", "math"], tmp_path)
+    with pytest.raises(CorpusError, match="nowhere is no directory"):
+        sources.local(["svamp"], tmp_path / "nowhere")
 
 
 def test_rows_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,13 @@ def test_several_samples_a_question() -> None:
     }
 
 
+def test_spellings_of_one_answer_are_one_vote() -> None:
+    right = [row(0, 0, "1/2", correct=True), row(0, 1, "7"), row(0, 2, r"\frac{1}{2}", correct=True), row(0, 3, "8")]
+    assert scores(right)["maj_at"]["4"]["mean"] == 1
+    wrong = [row(0, 0, "5"), row(0, 1, "18"), row(0, 2, "18.0"), row(0, 3, "7")]
+    assert scores(wrong)["maj_at"]["4"]["mean"] == 0
+
+
 def test_the_order_of_the_rows_makes_no_difference() -> None:
     rows = [row(index, sample, str(4 + (index * sample) % 3)) for index in range(20) for sample in range(5)]
     shuffled = Random(0).sample(rows, len(rows))

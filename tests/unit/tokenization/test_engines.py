@@ -295,7 +295,7 @@ def test_engines_use_one_thread(tokenizer_json: Path, engine: str) -> None:
     script = f"""
 import os
 from pathlib import Path
-from megatron_octo.tokenization import workers
+from megatron_octo import workers
 workers.one_thread_each()
 from megatron_octo.tokenization.config import EngineName
 from megatron_octo.tokenization.engines import open_engine

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from megatron_octo.errors import ResourceError
 from megatron_octo.progress import Advance
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 POLL_SECONDS = 0.5
 
@@ -34,24 +35,40 @@ def advance(amount: float) -> None:
             _done.value += int(amount)
 
 
-def each(work: Callable[[Item], None], items: Sequence[Item], *, num_workers: int, on_progress: Advance) -> None:
-    """Do `work` on every item. Raises what the first failing item raised, or `ResourceError` when a worker died."""
+def each(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    num_workers: int,
+    on_progress: Advance,
+    begin: Callable[[], None] | None = None,
+) -> list[Result]:
+    """What `work` gives for every item, in their order.
+
+    Args:
+        items: their text names them, should a worker die on one.
+        begin: called once in every worker, before its first item.
+    Raises:
+        ResourceError: a worker died. What an item raised is raised as it is.
+    """
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
     pool = ProcessPool(
-        max_workers=min(num_workers, len(items)), context=context, initializer=_begin, initargs=(done, os.getpid())
-    )
+        max_workers=min(num_workers, len(items)), context=context, initializer=_begin, initargs=(done, os.getpid(), begin)
+    )  # fmt: skip
     try:
-        waiting = {pool.schedule(work, args=(item,)): item for item in items}
+        futures = {pool.schedule(work, args=(item,)): item for item in items}
+        waiting = set(futures)
         shown = 0
         while waiting:
-            finished, _ = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            finished, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
             for future in finished:
-                _outcome(future, waiting.pop(future))
+                _outcome(future, futures[future])
             now = done.value
             on_progress(now - shown)
             shown = now
         pool.close()
+        return [future.result() for future in futures]
     except BaseException:
         pool.stop()
         raise
@@ -59,11 +76,13 @@ def each(work: Callable[[Item], None], items: Sequence[Item], *, num_workers: in
         pool.join()
 
 
-def _begin(done: Any, parent: int) -> None:
+def _begin(done: Any, parent: int, begin: Callable[[], None] | None) -> None:
     """In every new worker."""
     global _done
     _done = done
     process.die_with_parent(parent)
+    if begin is not None:
+        begin()
 
 
 def _outcome(future: Any, item: Any) -> None:
@@ -71,13 +90,11 @@ def _outcome(future: Any, item: Any) -> None:
         future.result()
     except ProcessExpired as error:
         raise ResourceError(
-            f"a worker process died ({_how(error.exitcode)}) while it worked on {item}; finished shards are kept: run the same "
-            "command again, with fewer workers if memory is short"
+            f"a worker process died ({_how(error.exitcode)}) while it worked on {item}; run the same command again, with fewer "
+            "workers if memory is short"
         ) from error
     except BrokenProcessPool as error:
-        raise ResourceError(
-            f"worker processes die as soon as they start ({error}); what they say is above. Finished shards are kept"
-        ) from error
+        raise ResourceError(f"worker processes die as soon as they start ({error}); what they say is above") from error
 
 
 def _how(exit_code: int) -> str:
