@@ -3,7 +3,7 @@ PYTHON ?= python3
 SEEDS ?= 1
 BIN := .venv/bin
 
-.PHONY: demo test test-openrlhf lint lock clean
+.PHONY: demo test test-openrlhf test-slurm lint lock clean
 
 demo: .venv/installed  ## the whole recipe in miniature: text to report (runs/tiny/report/report.html)
 	$(BIN)/megatron-octo study tiny --seeds $(SEEDS)
@@ -13,6 +13,9 @@ test: .venv/installed  ## all CPU tests
 
 test-openrlhf: .venv-openrlhf/installed  ## the real OpenRLHF with Ray, vLLM and DeepSpeed on a CPU; a few GB, minutes
 	.venv-openrlhf/bin/python -m pytest tests/openrlhf
+
+test-slurm: .venv/installed .venv-launch/installed  ## jobs on real Slurm daemons on this machine; root on Debian, minutes
+	OCTO_LAUNCHER=$(CURDIR)/.venv-launch/bin/megatron-octo $(BIN)/python -m pytest tests/slurm
 
 lint: .venv/installed  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -32,6 +35,12 @@ lint: .venv/installed  ## ruff and mypy
 	DS_BUILD_OPS=0 .venv-openrlhf/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/openrlhf-cpu.txt
 	@touch $@
 
+.venv-launch/installed: requirements/launch.txt
+	$(PYTHON) -m venv .venv-launch
+	.venv-launch/bin/pip install --quiet --disable-pip-version-check -r requirements/launch.txt
+	.venv-launch/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
 lock:  ## requirements/cpu.txt anew from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet torch==2.13.0
@@ -40,4 +49,4 @@ lock:  ## requirements/cpu.txt anew from pyproject.toml
 	mv .venv-lock/cpu.txt requirements/cpu.txt && rm -rf .venv-lock
 
 clean:
-	rm -rf .venv .venv-lock .venv-openrlhf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lock .venv-openrlhf .venv-launch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

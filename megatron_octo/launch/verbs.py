@@ -16,10 +16,10 @@ from megatron_octo.conversion.config import Conversion
 from megatron_octo.curation.config import TinyWorld
 from megatron_octo.errors import ArtifactError, ConfigError, CorpusError, nearest
 from megatron_octo.evaluation.config import Evaluation, Export, Overlap
-from megatron_octo.launch import conversion_source
+from megatron_octo.launch import conversion_source, plan
 from megatron_octo.launch.jobs import Job
 from megatron_octo.plotting.config import PublishedCurves, Report
-from megatron_octo.recipes.study import Study, UserCorpus
+from megatron_octo.recipes.study import ModelStudy, Study, UserCorpus, WorldStudy
 from megatron_octo.rl.config import Engine, ReinforcementLearning, RLJob
 from megatron_octo.tokenization import sources
 from megatron_octo.tokenization.config import SHUFFLE_SEED, Tokenization
@@ -27,7 +27,6 @@ from megatron_octo.training.config import MidTraining, RunOptions, TrainingJob
 from megatron_octo.training.precision import Precision
 
 RecipeT = TypeVar("RecipeT")
-PLACES = ("local",)
 
 
 def recipe(name: str, kind: type[RecipeT], overrides: Sequence[str]) -> RecipeT:
@@ -48,13 +47,23 @@ def adapt_study(study: Study, *, seeds: int | None, files: tuple[Path, ...], tex
     if text_field != "text" and not files:
         raise ConfigError(f"--text-field {text_field} names a field of --corpus, which is missing")
     if files:
+        if not isinstance(study, WorldStudy):
+            raise ConfigError(
+                f"--corpus takes the place of a generated corpus; {study.name} reads your own: corpora=DIR"
+            )
         files = tuple(sources.resolve(files))
         study = dataclasses.replace(study, user_corpus=UserCorpus(corpus="web", files=files, text_field=text_field))
     return study if seeds is None else dataclasses.replace(study, seeds=seeds)
 
 
-def require_study_disk(study: Study, directory: Path) -> None:
-    artifacts.require_disk(directory, study.needs_bytes)
+def study_here(study: Study) -> Study:
+    """The study as this machine runs it: one process makes all of a corpus."""
+    return dataclasses.replace(study, tokenize_tasks=1) if isinstance(study, ModelStudy) else study
+
+
+def require_study_disk(study: Study, jobs: Sequence[Job], directory: Path) -> None:
+    needs = study.needs_bytes if isinstance(study, WorldStudy) else plan.needed_bytes(jobs)
+    artifacts.require_disk(directory, needs)
 
 
 def curate(world: TinyWorld, out: Path) -> Job:
@@ -108,6 +117,16 @@ def tokenize(settings: Tokenization, out: Path) -> Job:
     )
 
 
+def require_runs_here(phase: MidTraining, ranks: int) -> None:
+    """Raises `ConfigError` when the layout, the batch or the precision do not fit this machine."""
+    phase.num_microbatches(ranks)
+    if phase.precision is Precision.FP8 and importlib.util.find_spec("transformer_engine") is None:
+        raise ConfigError(
+            f"{phase.name} trains in fp8, which runs through Transformer Engine, and this machine has none; set precision=bf16, "
+            "or run in the GPU image"
+        )
+
+
 def train(
     phase: MidTraining,
     *,
@@ -117,9 +136,7 @@ def train(
     out: Path,
     options: RunOptions | None = None,
 ) -> Job:
-    """Raises `ConfigError` when the layout, the batch, the precision or the starting point do not fit this machine."""
-    phase.num_microbatches(ranks)
-    _check_precision(phase)
+    """Raises `ConfigError` when the starting point is missing, `CorpusError` when a corpus is."""
     _check_start(phase, init_checkpoint)
     for corpus in phase.corpora:
         if not (shards / corpus / artifacts.MARK).exists():
@@ -242,23 +259,28 @@ def plot(study_directory: Path, out: Path) -> Job:
     return _job("report", "megatron_octo.plotting.run", report, out)
 
 
-def require_place(on: str, nodes: int) -> None:
-    if on not in PLACES:
-        raise ConfigError(f"unknown place '{on}'{nearest(on, PLACES)}")
-    if nodes != 1:
-        raise ConfigError(f"the local place is one machine, not {nodes} nodes")
+def require_one_node(nodes: int | None) -> None:
+    if nodes not in (None, 1):
+        raise ConfigError(
+            f"the local place is one machine, not {nodes} nodes; name a cluster with --on (docs/cluster.md)"
+        )
+
+
+def require_no_force(force: bool, out: Path) -> None:
+    """A job that is requeued would begin anew each time."""
+    if force:
+        raise ConfigError(
+            f"--force is for this machine; remove what is to be redone below {out}, or name another --out"
+        )
 
 
 def _job(name: str, module: str, settings: Any, out: Path, *, ranks: int = 1) -> Job:
-    return Job(name=name, module=module, config=settings, out=out, logs=out.with_name(f"{out.name}.logs"), ranks=ranks)
+    return Job(name=name, module=module, config=settings, out=out, logs=logs_beside(out), ranks=ranks)
 
 
-def _check_precision(phase: MidTraining) -> None:
-    if phase.precision is Precision.FP8 and importlib.util.find_spec("transformer_engine") is None:
-        raise ConfigError(
-            f"{phase.name} trains in fp8, which runs through Transformer Engine, and this machine has none; set precision=bf16, "
-            "or run in the GPU image"
-        )
+def logs_beside(out: Path) -> Path:
+    """Where the launcher notes what it does for a stage of its own."""
+    return out.with_name(f"{out.name}.logs")
 
 
 def _check_start(phase: MidTraining, init_checkpoint: Path | None) -> None:

@@ -7,6 +7,7 @@ reports no RL on 8B: those three recipes carry over the settings of 3B.
 
 from megatron_octo.recipes import octothinker
 from megatron_octo.recipes.octothinker import CAP_4K, GROWING_CAP
+from megatron_octo.recipes.study import ModelStudy
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.rl.placement import Placement
 from megatron_octo.training.config import MidTraining, ModelConfig
@@ -77,4 +78,13 @@ def rl_hybrid() -> ReinforcementLearning:
     """RL on the hybrid branch, response cap 4k; our choice, not in the paper."""
     return octothinker.zero_from(
         decay_hybrid(), name="llama31_8b.rl_hybrid", placement=RL_PLACEMENT, length_schedule=CAP_4K
+    )
+
+
+def study() -> ModelStudy:
+    """The whole study: corpora and the published model to evaluated RL models and a report."""
+    return octothinker.study(
+        name="llama31_8b.study",
+        phases=(stable(), decay_long(), decay_short(), decay_hybrid()),
+        rl=(rl_long(), rl_short(), rl_hybrid()),
     )

@@ -6,6 +6,7 @@ sharded optimizer is the plan of NVIDIA's recipes for this size, and our memory 
 
 from megatron_octo.recipes import octothinker
 from megatron_octo.recipes.octothinker import CAP_4K, GROWING_CAP
+from megatron_octo.recipes.study import ModelStudy
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.rl.placement import Placement
 from megatron_octo.training.config import MidTraining, ModelConfig
@@ -74,3 +75,12 @@ def rl_hybrid() -> ReinforcementLearning:
     return octothinker.zero_from(
         decay_hybrid(), name="llama32_1b.rl_hybrid", placement=RL_PLACEMENT, length_schedule=CAP_4K
     )  # our choice: the cap of 3B
+
+
+def study() -> ModelStudy:
+    """The whole study: corpora and the published model to evaluated RL models and a report."""
+    return octothinker.study(
+        name="llama32_1b.study",
+        phases=(stable(), decay_long(), decay_short(), decay_hybrid()),
+        rl=(rl_long(), rl_short(), rl_hybrid()),
+    )

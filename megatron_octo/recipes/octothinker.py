@@ -9,9 +9,14 @@ Where the paper is silent the comment says `our choice`. Silent too: precision, 
 whether a branch keeps its parent's optimizer state; those are the defaults of `training/config.py` and `rl/config.py`.
 """
 
+from megatron_octo.conversion.config import ExportDtype
+from megatron_octo.evaluation.config import Engine as EvaluationEngine
+from megatron_octo.recipes import text
+from megatron_octo.recipes.study import ModelStudy
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning
 from megatron_octo.rl.placement import Placement
 from megatron_octo.templates import Template
+from megatron_octo.tokenization.config import Tokenization
 from megatron_octo.training.blend import Blend, blend
 from megatron_octo.training.config import MidTraining, ModelConfig
 from megatron_octo.training.parallelism import Parallelism
@@ -156,3 +161,44 @@ def zero_from(
 ) -> ReinforcementLearning:
     """The final RL stage of a decay branch: structured template (`orz_base` in the scripts) [RLCODE]."""
     return zero(name=name, init_from=base.name, placement=placement, length_schedule=length_schedule)
+
+
+# The study. Numbers about the machine (tasks, workers, ranks, batch) are our choice and change nothing in what is learned.
+
+#: Corpora whose data sets have their text in a field of another name; what curation puts together has `text`.
+_PUBLISHED_TEXTS = {
+    each.corpus: each
+    for each in (
+        text.megamath_web_pro_max(), text.megamath_web_pro(), text.dclm_baseline(), text.openr1_math_220k(),
+        text.openmathinstruct2(), text.numinamath_1_5(),
+    )
+}  # fmt: skip
+
+
+def study(*, name: str, phases: tuple[MidTraining, ...], rl: tuple[ReinforcementLearning, ...]) -> ModelStudy:
+    """A model's whole way: its stable stage, the decay branches, RL on each of these.
+
+    Args:
+        phases: the stable stage first.
+    """
+    corpora = dict.fromkeys(corpus for phase in phases for corpus in phase.corpora)
+    return ModelStudy(
+        name=name,
+        stable=phases[0],
+        branches=phases[1:],
+        rl=rl,
+        world_size=8,
+        export_dtype=ExportDtype.BF16,  # what the published models have
+        texts=tuple(_text(corpus) for corpus in corpora),
+        tokenize_tasks=8,
+        tokenize_workers=16,
+        eval_engine=EvaluationEngine.VLLM,
+        eval_batch_size=32,
+        eval_max_new_tokens=1024,  # our choice; few-shot responses end with their example's closing sentence
+        overlap_documents=1_000_000,
+        overlap_workers=16,
+    )
+
+
+def _text(corpus: str) -> Tokenization:
+    return _PUBLISHED_TEXTS.get(corpus) or text.curated(corpus)

@@ -13,6 +13,11 @@ from pathlib import Path
 from megatron_octo.tokenization.config import Tokenization
 
 
+def curated(corpus: str) -> Tokenization:
+    """A corpus that curation has put together: JSONL with a field `text`."""
+    return _published(corpus)
+
+
 def _published(corpus: str, *, text_field: str = "text") -> Tokenization:
     return Tokenization(
         corpus=corpus, inputs=(Path("corpora") / corpus,), text_field=text_field, tokenizer=Path("tokenizer")

@@ -9,7 +9,7 @@ import dataclasses
 
 from megatron_octo.conversion.config import ExportDtype
 from megatron_octo.curation.config import CorpusSize, TinyWorld
-from megatron_octo.recipes.study import Study
+from megatron_octo.recipes.study import WorldStudy
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning
 from megatron_octo.templates import Template
 from megatron_octo.training.blend import Blend, blend
@@ -162,10 +162,10 @@ def _rl(phase: MidTraining) -> ReinforcementLearning:
     )
 
 
-def study() -> Study:
+def study() -> WorldStudy:
     """Tiny study: the whole recipe on two CPU cores in a quarter of an hour."""
     phases = stable(), decay_long(), decay_short(), decay_hybrid()
-    return Study(
+    return WorldStudy(
         name="tiny",
         world=world(),
         vocab_size=VOCAB_SIZE,
@@ -182,7 +182,7 @@ def study() -> Study:
     )
 
 
-def smoke() -> Study:
+def smoke() -> WorldStudy:
     """Tiny study, far too short to learn anything: every stage in a minute or two, for tests."""
     full = study()
     short = dataclasses.replace(full.stable, train_tokens=12 * STEP, save_interval_tokens=4 * STEP)

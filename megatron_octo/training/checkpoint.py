@@ -25,8 +25,10 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.utils import unwrap_model
 
 from megatron_octo import checksums
-from megatron_octo.errors import ArtifactError
+from megatron_octo.config import to_dict
+from megatron_octo.errors import ArtifactError, ConfigError
 from megatron_octo.training import megatron, torch_adam
+from megatron_octo.training.config import ModelConfig
 from megatron_octo.training.publishing import LATEST, checkpoint_name, complete_ones, named_latest
 
 #: Reshardable over every axis; Megatron-LM's own choice. The library's default cannot be saved in 0.16.1.
@@ -85,10 +87,24 @@ def at_step(stage_directory: Path, step: int) -> Path:
     return checkpoint
 
 
-def read_model_config(stage_directory: Path) -> dict[str, Any]:
-    """The `model.json` beside the checkpoints."""
-    data: dict[str, Any] = json.loads((stage_directory / "model.json").read_text())
-    return data
+def require_same_model(stage_directory: Path, model: ModelConfig) -> None:
+    """Raises `ConfigError` where a stage's weights belong to another decoder than the recipe's.
+
+    Megatron-Core loads any that fit in shape: another epsilon or RoPE trains without a word. How far positions go is free.
+    """
+    described = stage_directory / "model.json"
+    if not described.exists():
+        return
+    theirs, ours = json.loads(described.read_text()), to_dict(model)
+    differing = [
+        name for name in ours if name != "max_position_embeddings" and theirs.get(name, ours[name]) != ours[name]
+    ]
+    if differing:
+        said = ", ".join(f"{name} {theirs[name]} (the recipe has {ours[name]})" for name in differing)
+        raise ConfigError(
+            f"the model in {stage_directory} has {said}; start from a checkpoint of the recipe's model, or set model.{differing[0]}="
+            f"{theirs[differing[0]]}"
+        )
 
 
 def known_sha256(stage_directory: Path) -> dict[str, str]:

@@ -44,6 +44,8 @@ def run(job: TrainingJob, out: Path, force: bool) -> None:
     order, validation = sample_orders(job.recipe, corpora)
     job.recipe.num_microbatches(process.world_size())
     megatron.require_precision(job.recipe.precision)
+    if job.init_checkpoint is not None:
+        checkpoint.require_same_model(job.init_checkpoint, job.recipe.model)
     with _stage(job, out, force) as stage:
         ranks = megatron.initialize(
             job.recipe.parallelism,

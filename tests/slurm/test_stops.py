@@ -1,0 +1,194 @@
+"""Training that is told to stop, that loses its node, that is cancelled: it goes on where it was, and what comes next waits."""
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+import pytest
+from daemons import MiniSlurm, ask, field, left_of
+from runs import PLACE, Octo, rows, sessions
+from tiny_training import OptimizerState, branch, job, phase, write_shards
+
+from megatron_octo import artifacts, config, jsonl
+from megatron_octo.launch import cluster, ledger, local
+from megatron_octo.launch.place import Place
+
+HERE = Path(__file__).parent
+STEPS, SAVE_EVERY = 250, 25
+LONG = phase("long", steps=STEPS, save_interval_tokens=SAVE_EVERY * 64)
+#: What stops a run has its time; once there is a checkpoint to go on from, it is quick.
+SLOWLY_AT_FIRST = """#!/bin/sh
+shift 2
+[ -e "$2/checkpoints/latest" ] && exec {python} -m megatron_octo.training.run "$@"
+exec {python} {slowly} {step} {save} "$@"
+"""
+STEP_SECONDS = 0.25
+
+
+class Run:
+    """A stable run in `root/long`, and `root/next`, which starts from its end."""
+
+    def __init__(self, root: Path, *, ranks: int = 1) -> None:
+        self.root = root
+        write_shards(root / "shards", "prose", windows=200, seed=1)
+        write_shards(root / "shards", "code", windows=200, seed=2)
+        after = branch(LONG, "next", steps=2, at_step=STEPS, state=OptimizerState.CARRY)
+        self.jobs = [job(root, "long", LONG, ranks=ranks), job(root, "next", after, parent="long")]
+        self.out, self.logs = self.jobs[0].out, self.jobs[0].logs
+
+    def submit(self, *, save: float, nodes: int = 1, alone: bool = False, **changes: object) -> None:
+        python = self.root / "python"
+        words = {"python": sys.executable, "slowly": HERE / "slowly.py", "step": STEP_SECONDS, "save": save}
+        python.write_text(SLOWLY_AT_FIRST.format(**words))
+        python.chmod(0o755)
+        own = {"pythons": {"megatron_octo.training.run": str(python)}, "submitter": "sbatch", "cpus_per_node": 1}
+        place = config.from_dict(Place, PLACE | own | changes)
+        cluster.run(self.jobs[:1] if alone else self.jobs, place, nodes, self.root, "train", False)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(id_ for entry in ledger.read(self.root).jobs.values() for id_ in entry.ids)
+
+    @property
+    def id(self) -> str:
+        """Of the long run's first job."""
+        return ledger.read(self.root).jobs["long"].ids[0]
+
+    def trains(self, step: int = 5) -> bool:
+        return (self.out / "metrics.jsonl").exists() and len(rows(self.out)) >= step
+
+    def verdicts(self) -> Sequence[str]:
+        return [session["verdict"] for session in sessions(self.logs)]
+
+    def longest_save(self) -> float:
+        """Seconds from the step in which a session was told to stop to its end."""
+        steps = [row["unix_seconds"] for row in jsonl.read(self.out / "metrics.jsonl")]
+        ends = [datetime.fromisoformat(session["ended"]).timestamp() for session in sessions(self.logs)[:-1]]
+        return max(end - max([seconds for seconds in steps if seconds <= end], default=end) for end in ends)
+
+    def next_waited(self) -> bool:
+        began = self.jobs[1].logs / "session-0" / ".started"
+        return began.stat().st_mtime >= (self.out / artifacts.MARK).stat().st_mtime
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[str, object]]]:
+    """Rows of a run on this machine that nobody stopped."""
+
+    @cache
+    def run(ranks: int) -> list[dict[str, object]]:
+        whole = Run(tmp_path_factory.mktemp("unbroken"), ranks=ranks)
+        local.run(whole.jobs[:1], force=False)
+        return rows(whole.out)
+
+    return run
+
+
+def finished_as(run: Run, unbroken: Callable[[int], list[dict[str, object]]], ranks: int = 1) -> bool:
+    return artifacts.is_done(run.out) and rows(run.out) == unbroken(ranks)
+
+
+@pytest.mark.slow
+def test_the_time_limit_comes_before_the_end(slurm: MiniSlurm, tmp_path: Path, unbroken: Callable[..., object]) -> None:
+    run = Run(tmp_path)
+    # The signal comes 105 s before the end, and Slurm may be a minute early: on a busy machine before there is anything to save.
+    run.submit(save=45, save_seconds=45, time_limit="3", retries=2)
+    slurm.wait_for(run.ids)
+
+    assert {*run.verdicts()[:-1]} == {"requeued"}
+    assert run.verdicts()[-1] == "done"
+    assert run.longest_save() >= 44
+    assert finished_as(run, unbroken)
+    assert artifacts.is_done(tmp_path / "next")
+    assert run.next_waited()
+
+
+@pytest.mark.slow
+def test_an_urgent_job_takes_the_node(slurm: MiniSlurm, tmp_path: Path, unbroken: Callable[..., object]) -> None:
+    run = Run(tmp_path)
+    ask("scontrol", "update", "PartitionName=batch", "GraceTime=60")
+    run.submit(save=45)
+    slurm.wait(run.trains)
+    node = field(run.id, "NodeList")
+    urgent = ask(
+        "sbatch",
+        "--parsable",
+        "--partition=urgent",
+        f"--nodelist={node}",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap=true",
+    )
+    slurm.wait_for([*run.ids, urgent.strip()])
+
+    assert run.verdicts() == ["requeued", "done"]
+    assert run.longest_save() >= 44
+    assert finished_as(run, unbroken)
+    assert artifacts.is_done(tmp_path / "next")
+    assert run.next_waited()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_node_crashes(slurm: MiniSlurm, tmp_path: Path, nodes: int, unbroken: Callable[..., object]) -> None:
+    run = Run(tmp_path, ranks=nodes)
+    run.submit(save=0, nodes=nodes, alone=True)
+    slurm.wait((run.out / "checkpoints" / "latest").exists)
+    crashed = "node2" if nodes == 2 else field(run.id, "NodeList")
+    try:
+        slurm.call("crash", crashed)
+        slurm.wait(lambda: field(run.id, "JobState") in ("PENDING", "REQUEUED") or field(run.id, "Restarts") != "0")
+        if nodes == 1:  # the other one is enough
+            slurm.wait_for([run.id])
+    finally:
+        slurm.call("up")
+    slurm.wait_for(run.ids)
+
+    assert finished_as(run, unbroken, ranks=nodes)
+    assert field(run.id, "Restarts") == "1"
+    assert left_of(run.ids) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("save", "patience"), [(2, 60), (300, 5)], ids=["saves", "is killed"])
+def test_cancelled_it_leaves_no_process_and_nothing_half_written(
+    slurm: MiniSlurm, tmp_path: Path, octo: Octo, save: float, patience: int, unbroken: Callable[..., object]
+) -> None:
+    run = Run(tmp_path)
+    run.submit(save=save, save_seconds=patience)
+    slurm.wait(lambda: (run.out / "checkpoints" / "latest").exists() and run.trains(SAVE_EVERY + 5))
+
+    octo("cancel", tmp_path)
+
+    assert left_of(run.ids) == []
+    assert slurm.alive() == []
+    complete = sorted(path.name for path in (run.out / "checkpoints").glob("iter_*"))
+    assert (run.out / "checkpoints" / "latest").read_text().strip() == complete[-1]
+    saved_at = int(complete[-1].removeprefix("iter_"))
+    assert saved_at == rows(run.out)[-1]["step"] if save == 2 else saved_at % SAVE_EVERY == 0
+    assert not artifacts.is_done(run.out)
+    assert not (tmp_path / "next").exists()
+
+    octo("resume", tmp_path)
+    slurm.wait_for(run.ids)
+    assert finished_as(run, unbroken)
+    assert artifacts.is_done(tmp_path / "next")
+    assert list((run.out / "checkpoints").glob(".*")) == []
+
+
+@pytest.mark.slow
+def test_where_jobs_may_not_requeue_the_next_copy_goes_on(
+    slurm: MiniSlurm, tmp_path: Path, unbroken: Callable[..., object]
+) -> None:
+    run = Run(tmp_path)
+    run.submit(save=2, restart="chain", copies=3)
+    slurm.wait(run.trains)
+    ask("scancel", "--signal=TERM", run.id)
+    slurm.wait_for(run.ids)
+
+    assert run.verdicts() == ["chained", "done", "done"]
+    assert finished_as(run, unbroken)
+    assert artifacts.is_done(tmp_path / "next")
+    assert run.next_waited()
