@@ -120,7 +120,7 @@ def test_models_load_in_transformers_before_and_after_rl(study: Path, model: str
 @pytest.mark.slow
 def test_a_study_that_is_finished_has_next_to_nothing_to_do(study: Path) -> None:
     marks = {path: path.read_bytes() for path in study.rglob("stage.json") if path.parent.name != "report"}
-    assert len(marks) == 9 + 4 + 4 * 4
+    assert len(marks) == 10 + 4 + 4 * 4
     log = study.parent / "again"
     seconds = finish(study, log)
     assert {path: path.read_bytes() for path in marks} == marks
