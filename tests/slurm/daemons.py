@@ -50,7 +50,7 @@ class MiniSlurm:
                 subprocess.run(["scontrol", "update", f"JobId={id_}", "StartTime=now"], check=False)
 
     def wait_for(self, ids: Sequence[str]) -> None:
-        """Until Slurm says of each of these jobs that it is over; one that is just being requeued it may not list at all."""
+        """Until Slurm says of each of these jobs that it is over."""
         self.wait(lambda: all(self.jobs().get(id_, [""])[0] in OVER for id_ in ids))
 
 

@@ -20,8 +20,8 @@ STEPS, SAVE_EVERY = 250, 25
 LONG = phase("long", steps=STEPS, save_interval_tokens=SAVE_EVERY * 64)
 #: What stops a run has its time; once there is a checkpoint to go on from, it is quick.
 SLOWLY_AT_FIRST = """#!/bin/sh
+[ "$2" = megatron_octo.training.run ] && ! [ -e "$4/checkpoints/latest" ] || exec {python} "$@"
 shift 2
-[ -e "$2/checkpoints/latest" ] && exec {python} -m megatron_octo.training.run "$@"
 exec {python} {slowly} {step} {save} "$@"
 """
 STEP_SECONDS = 0.25

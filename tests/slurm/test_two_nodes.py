@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from daemons import MiniSlurm, field
+from daemons import MiniSlurm, exit_code, field
 from runs import Octo, job_ids, rows
 
 from megatron_octo import artifacts
@@ -44,3 +44,15 @@ def test_two_nodes_train_what_one_machine_trains(
     assert [row["step"] for row in rows(there)] == list(range(1, STEPS + 1))
     assert rows(there) == rows(here)
     assert (field(job, "NumNodes"), field(job, "NumTasks")) == ("2", "4")
+
+
+def test_nodes_that_lack_what_they_claim_are_not_trained_on(
+    slurm: MiniSlurm, octo: Octo, place: Callable[..., Path], shards: Path, tmp_path: Path
+) -> None:
+    out, where = tmp_path / "stable", place(submitter="sbatch", gpus_per_node=1)
+    [job] = job_ids(octo(*TRAIN, "--shards", shards, "--out", out, "--on", where, "--nodes", "2").stderr)
+    slurm.wait_for([job])
+
+    assert exit_code(job) == "69:0"
+    assert "node1: 0 of 1 GPUs" in (tmp_path / "stable.logs" / "session-0" / "node_check.log").read_text()
+    assert not out.exists()
