@@ -73,7 +73,7 @@ def prepare(jobs: Sequence[Job], place: Place, nodes: int | None, study: Path, d
             request=requests.request(
                 job, place, nodes if len(jobs) == 1 or isinstance(job.config, TrainingJob) else None
             ),
-            study=_word(study.absolute().name),
+            study=_word(study.absolute().name.removesuffix(".logs")),
             directory=directory.absolute(),
             needs={need: outs[need] for need in job.needs if need in outs},
             mounts=_outermost(study.absolute(), directory.absolute(), job.out.absolute().parent, job.logs.absolute()),
