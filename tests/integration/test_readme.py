@@ -21,10 +21,11 @@ LINES = [line for block in BLOCKS for line in block.splitlines() if line not in 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory as the README's reader has it: a text, the tools, and what the demo made."""
+    """A directory as the README's reader has it: a text, tools and examples, and what the demo made."""
     directory = tmp_path_factory.mktemp("checkout")
     (directory / "my_text.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
-    (directory / "tools").symlink_to(ROOT / "tools")
+    for there in ("tools", "examples"):
+        (directory / there).symlink_to(ROOT / there)
     (directory / "runs" / "tiny" / "stable").mkdir(parents=True)
     (directory / "runs" / "tiny" / "world").mkdir()
     for questions in ("rl", "test"):
