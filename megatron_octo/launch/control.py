@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from megatron_octo import units
+from megatron_octo import artifacts, units
 from megatron_octo.errors import ArtifactError, ResourceError
 from megatron_octo.launch import ledger, sessions, slurm, ssh, status, status_here
 from megatron_octo.launch.ledger import Entry, Ledger
@@ -43,6 +43,8 @@ def cancel(study: Path, stage: str | None) -> list[str]:
         [folder / sessions.CANCELLED for name in alive for folder in sessions.tasks(book.jobs[name].logs)],
         book.place.ssh,
     )
+    # A job outlives its stage by moments.
+    stopped = [name for name in alive if not artifacts.is_done(book.jobs[name].out)]
     # The last first: none starts because the one before it is gone.
     waiting = [id_ for id_ in reversed(phases) if phases[id_] is Phase.QUEUED]
     running = [id_ for id_ in phases if phases[id_] is Phase.RUNNING]
@@ -55,7 +57,7 @@ def cancel(study: Path, stage: str | None) -> list[str]:
             raise ResourceError(
                 f"Slurm does not get rid of {', '.join(alive)} (jobs {', '.join(running)}); look at 'scontrol show job', a node may hang"
             )
-    return alive
+    return stopped
 
 
 def resume(study: Path, stage: str | None) -> dict[str, str]:
