@@ -39,7 +39,7 @@ from megatron_octo.launch import (
 )
 from megatron_octo.launch import doctor as health
 from megatron_octo.launch import study as graph
-from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobs import Job, logs_beside
 from megatron_octo.launch.jobs import dry_run as jobs_as_text
 from megatron_octo.launch.preflight_training import Assumed
 from megatron_octo.rl.config import ReinforcementLearning
@@ -574,7 +574,7 @@ def _run(jobs: list[Job], on: str, nodes: int | None, *, hold: Path, out: Path, 
 
 def _noted(directory: Path) -> Path:
     """Where a submission was noted down: in a study's directory, or beside that of a single stage, which holds results alone."""
-    beside = verbs.logs_beside(directory)
+    beside = logs_beside(directory)
     return beside if ledger.exists(beside) else directory
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from megatron_octo import artifacts, units
 from megatron_octo.errors import ArtifactError, ResourceError
-from megatron_octo.launch import ledger, sessions, slurm, ssh, status, status_here
+from megatron_octo.launch import ledger, sbatch, sessions, slurm, ssh, status, status_here
 from megatron_octo.launch.ledger import Entry, Ledger
 from megatron_octo.launch.local import LOCK
 from megatron_octo.launch.place import SSH, Restart
@@ -162,15 +162,9 @@ def _submit_one(job: Entry, after: Sequence[str], book: Ledger) -> Iterator[str]
             after = ids[-1:]
         waits = [":".join(["afterok", *after])] * bool(after) + [f"afterany:{id_}" for id_ in ids[-1:] if copy > 0]
         option = [f"--dependency={','.join(waits)}"] if waits else []
-        ids.append(_sbatch([*option, str(job.script), *([MORE] if copy < chain - 1 else [])], book.place.ssh))
+        arguments = [*option, str(job.script), *([MORE] if copy < chain - 1 else [])]
+        ids.append(sbatch.call(arguments, name=str(job.script), login=book.place.ssh))
         yield ids[-1]
-
-
-def _sbatch(arguments: Sequence[str], login: SSH | None) -> str:
-    answer = ssh.run(login, ["sbatch", "--parsable", *arguments])
-    if answer.returncode != 0:
-        raise ResourceError(f"sbatch refuses {arguments[-1]}: {answer.stderr.strip()}")
-    return answer.stdout.strip().partition(";")[0]  # ID;CLUSTER where there are several
 
 
 def _alive(book: Ledger, stages: Sequence[str]) -> dict[str, Phase]:

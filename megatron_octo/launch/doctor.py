@@ -102,12 +102,7 @@ def describe_fit(
             ("activations", needed.activations.total),
         )
     )
-    # One more than stay: the next is complete before the oldest goes.
-    stay = recipe.keep_checkpoints + 1
-    if recipe.keep_every is not None:
-        stay += recipe.train_iters // recipe.keep_every
-    stay = min(stay, -(-recipe.train_iters // recipe.save_interval))
-    checkpoints = stay * estimate.checkpoint_bytes(recipe)
+    stay, checkpoints = estimate.kept_checkpoints(recipe), estimate.kept_bytes(recipe)
     fits, room = needed.total <= per_rank_bytes, checkpoints <= free_bytes
     where = "GPU" if on_gpu else "rank"
     lines = [

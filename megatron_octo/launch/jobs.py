@@ -49,6 +49,11 @@ class Job:
         ]
 
 
+def logs_beside(out: Path) -> Path:
+    """Where the launcher notes what it does for a stage of its own."""
+    return out.with_name(f"{out.name}.logs")
+
+
 def dry_run(jobs: Sequence[Job]) -> str:
     """The jobs as shell lines, in an order that respects what needs what; pasteable once the configs are written."""
     lines = []

@@ -6,13 +6,11 @@
 Neither holds a secret: the place names a file of the environment, not what is in it.
 """
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_octo import artifacts, config
+from megatron_octo import artifacts, config, jsonl
 from megatron_octo.errors import ArtifactError, ConfigError
 from megatron_octo.launch import source_state
 from megatron_octo.launch.place import Place
@@ -77,18 +75,11 @@ def write(study: Path, ledger: Ledger) -> None:
 
 
 def _note(study: Path, ledger: Ledger, stages: Sequence[str]) -> None:
-    line = json.dumps(
-        {
-            "submitted_at": ledger.submitted_at,
-            "study": str(study),
-            "command": source_state.redact(ledger.command),
-            "git_commit": artifacts.git_commit(),
-            "jobs": {name: ledger.jobs[name].id for name in stages},
-        }
-    )
-    # One write of one line: two submissions at once do not mix.
-    descriptor = os.open(study.parent / RUNS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, f"{line}\n".encode())
-    finally:
-        os.close(descriptor)
+    row = {
+        "submitted_at": ledger.submitted_at,
+        "study": str(study),
+        "command": source_state.redact(ledger.command),
+        "git_commit": artifacts.git_commit(),
+        "jobs": {name: ledger.jobs[name].id for name in stages},
+    }
+    jsonl.append(study.parent / RUNS, [row])

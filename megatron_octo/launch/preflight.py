@@ -15,11 +15,12 @@ from megatron_octo.launch import batch as batches
 from megatron_octo.launch import partitions, preflight_place, preflight_training, scripts, ssh
 from megatron_octo.launch.batch import BatchJob
 from megatron_octo.launch.checklist import Check, fail, ok, unknown, warn
-from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobs import Job, logs_beside
 from megatron_octo.launch.partitions import Partition
 from megatron_octo.launch.place import Kind, Place, minutes
 from megatron_octo.launch.preflight_training import Assumed
 from megatron_octo.launch.requests import Request
+from megatron_octo.training import estimate
 from megatron_octo.training.config import MidTraining, TrainingJob
 
 
@@ -60,7 +61,7 @@ def of_recipe(
         module="megatron_octo.training.run",
         config=TrainingJob(recipe=recipe, shards=shards or out.with_name("shards"), init_checkpoint=init_checkpoint),
         out=out,
-        logs=out.with_name(f"{out.name}.logs"),
+        logs=logs_beside(out),
         ranks=ranks,
     )
     return Plan(jobs=(job,), place=place, nodes=nodes, study=out, assumed=assumed, has_data=shards is not None)
@@ -156,9 +157,7 @@ def _time(request: Request, partition: Partition) -> Check:
 
 def _disk(plan: Plan) -> Check:
     """Room for what the runs write, as far as that is known: checkpoints of training."""
-    needed = sum(
-        preflight_training.written_bytes(job.config.recipe) for job in plan.jobs if isinstance(job.config, TrainingJob)
-    )
+    needed = sum(estimate.kept_bytes(job.config.recipe) for job in plan.jobs if isinstance(job.config, TrainingJob))
     where = plan.study.absolute()
     answer = ssh.run(plan.place.ssh, ["sh", "-c", ROOM, "sh", str(where)])
     words = answer.stdout.split()

@@ -15,7 +15,6 @@ from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.partitions import Partition
 from megatron_octo.launch.place import Place, Restart, minutes
 from megatron_octo.launch.requests import Request
-from megatron_octo.training import estimate
 from megatron_octo.training.activations import Modules
 from megatron_octo.training.config import MidTraining, TrainingJob
 from megatron_octo.training.memory import memory
@@ -159,11 +158,3 @@ def _checkpoint(what: str, directory: Path, *, is_branch: bool) -> Check:
 def _size(file: Path) -> int:
     """0 for a file that is not there."""
     return file.stat().st_size if file.is_file() else 0
-
-
-def written_bytes(recipe: MidTraining) -> int:
-    """Bytes of checkpoints at the fullest moment: those that stay, and the next, which is complete before the oldest goes."""
-    stay = recipe.keep_checkpoints + 1
-    if recipe.keep_every is not None:
-        stay += recipe.train_iters // recipe.keep_every
-    return min(stay, -(-recipe.train_iters // recipe.save_interval)) * estimate.checkpoint_bytes(recipe)

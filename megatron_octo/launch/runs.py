@@ -14,6 +14,7 @@ from typing import Any
 from megatron_octo import artifacts, config, jsonl
 from megatron_octo.errors import ArtifactError
 from megatron_octo.launch import ledger, provenance, sessions
+from megatron_octo.launch.jobs import logs_beside
 from megatron_octo.launch.plan_text import grouped
 
 #: Of a commit, in tables.
@@ -132,7 +133,7 @@ def _run(path: Path, marks: Mapping[Path, Mapping[str, Any]], root: Path) -> Run
 
 def _logs(path: Path, root: Path) -> Path | None:
     """A study's stages have their logs below the study's, a stage of its own beside it."""
-    beside = path.with_name(f"{path.name}.logs")
+    beside = logs_beside(path)
     above = (
         parent / "logs" / path.relative_to(parent) for parent in path.parents if parent.is_relative_to(root.parent)
     )

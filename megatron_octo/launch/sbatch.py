@@ -5,7 +5,7 @@ from pathlib import Path
 
 from megatron_octo.errors import ResourceError
 from megatron_octo.launch import slurm, ssh
-from megatron_octo.launch.place import Place
+from megatron_octo.launch.place import SSH, Place
 from megatron_octo.launch.submitting import Submission, dependency
 
 
@@ -14,17 +14,17 @@ def submit(submissions: Sequence[Submission], place: Place, *, study: Path) -> d
     ids: dict[str, str] = {}
     try:
         for one in submissions:
-            ids[one.name] = _sbatch([*dependency(one, ids), str(one.batch.script), *one.arguments], one.name, place)
-    except ResourceError:
+            arguments = [*dependency(one, ids), str(one.batch.script), *one.arguments]
+            ids[one.name] = call(arguments, name=one.name, login=place.ssh)
+    except ResourceError as error:
         slurm.cancel(list(ids.values()), login=place.ssh)
-        raise
+        raise ResourceError(f"{error}; nothing of this study is left in the queue") from error
     return ids
 
 
-def _sbatch(arguments: Sequence[str], name: str, place: Place) -> str:
-    answer = ssh.run(place.ssh, ["sbatch", "--parsable", *arguments])
+def call(arguments: Sequence[str], *, name: str, login: SSH | None) -> str:
+    """One call of sbatch; returns the job's id. Raises `ResourceError` in Slurm's words."""
+    answer = ssh.run(login, ["sbatch", "--parsable", *arguments])
     if answer.returncode != 0:
-        raise ResourceError(
-            f"sbatch refuses {name}: {answer.stderr.strip()}; nothing of this study is left in the queue"
-        )
+        raise ResourceError(f"sbatch refuses {name}: {answer.stderr.strip()}")
     return answer.stdout.strip().partition(";")[0]  # ID;CLUSTER where there are several

@@ -10,6 +10,7 @@ from typing import Any
 from megatron_octo import artifacts
 from megatron_octo.errors import ArtifactError
 from megatron_octo.launch import pace
+from megatron_octo.launch.jobs import logs_beside
 from megatron_octo.launch.local import LOCK
 from megatron_octo.launch.stage_status import StageStatus, State
 
@@ -34,7 +35,7 @@ def begun(study: Path) -> list[Begun]:
 
     Those that were not begun have left nothing to list. Raises `ArtifactError` where nothing was.
     """
-    alone = study.with_name(f"{study.name}.logs")
+    alone = logs_beside(study)
     if (alone / CONFIG).exists():
         return [Begun(name=study.name, out=study, logs=alone, lock=alone / LOCK)]
     if stages := list(_of_study(study)):

@@ -17,7 +17,7 @@ from megatron_octo.curation.config import TinyWorld
 from megatron_octo.errors import ArtifactError, ConfigError, CorpusError, nearest
 from megatron_octo.evaluation.config import Evaluation, Export, Overlap
 from megatron_octo.launch import conversion_source, plan
-from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobs import Job, logs_beside
 from megatron_octo.plotting.config import PublishedCurves, Report
 from megatron_octo.recipes.study import ModelStudy, Study, UserCorpus, WorldStudy
 from megatron_octo.rl.config import Engine, ReinforcementLearning, RLJob
@@ -161,7 +161,7 @@ def convert(settings: Conversion, out: Path) -> Job:
         module="megatron_octo.conversion.run",
         config=settings,
         out=out,
-        logs=out.with_name(f"{out.name}.logs") / task,
+        logs=logs_beside(out) / task,
         # Other tasks make the rest; proof may be wanted of what is made; only the process can tell whether other directories
         # hold the same.
         always_starts=settings.tasks > 1 or settings.check or settings.check_logits or made_from not in (None, sources),
@@ -276,11 +276,6 @@ def require_no_force(force: bool, out: Path) -> None:
 
 def _job(name: str, module: str, settings: Any, out: Path, *, ranks: int = 1) -> Job:
     return Job(name=name, module=module, config=settings, out=out, logs=logs_beside(out), ranks=ranks)
-
-
-def logs_beside(out: Path) -> Path:
-    """Where the launcher notes what it does for a stage of its own."""
-    return out.with_name(f"{out.name}.logs")
 
 
 def _check_start(phase: MidTraining, init_checkpoint: Path | None) -> None:

@@ -118,3 +118,16 @@ def _query_size(model: ModelConfig) -> int:
 
 def _key_value_size(model: ModelConfig) -> int:
     return 2 * model.num_query_groups * model.kv_channels
+
+
+def kept_checkpoints(recipe: MidTraining) -> int:
+    """Checkpoints at the fullest moment: those that stay, and the next, which is complete before the oldest goes."""
+    stay = recipe.keep_checkpoints + 1
+    if recipe.keep_every is not None:
+        stay += recipe.train_iters // recipe.keep_every
+    return min(stay, -(-recipe.train_iters // recipe.save_interval))
+
+
+def kept_bytes(recipe: MidTraining) -> int:
+    """Bytes of these checkpoints."""
+    return kept_checkpoints(recipe) * checkpoint_bytes(recipe)

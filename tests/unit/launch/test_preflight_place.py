@@ -16,7 +16,7 @@ from megatron_octo.launch.checklist import Check, State
 from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.partitions import Partition
 from megatron_octo.launch.place import Container, Kind, Place, Restart, Submitter
-from megatron_octo.launch.preflight_training import Assumed, gpu_bytes, written_bytes
+from megatron_octo.launch.preflight_training import Assumed, gpu_bytes
 from megatron_octo.training import estimate
 from megatron_octo.training.config import TrainingJob
 
@@ -198,9 +198,9 @@ def test_checkpoints_that_stay_and_the_one_that_is_written() -> None:
     few = dataclasses.replace(
         recipe, keep_checkpoints=2, keep_every_tokens=None, save_interval_tokens=recipe.tokens_per_step
     )
-    assert written_bytes(few) == 3 * estimate.checkpoint_bytes(recipe)
+    assert estimate.kept_bytes(few) == 3 * estimate.checkpoint_bytes(recipe)
     once = dataclasses.replace(few, save_interval_tokens=recipe.train_tokens * 2)
-    assert written_bytes(once) == estimate.checkpoint_bytes(recipe)
+    assert estimate.kept_bytes(once) == estimate.checkpoint_bytes(recipe)
 
 
 def stage(directory: Path, kind: str, *, done: bool = True, outputs: dict[str, str] | None = None) -> Path:
