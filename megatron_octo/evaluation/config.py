@@ -7,6 +7,7 @@ from pathlib import Path
 
 from megatron_octo.config import AT_RUN_TIME, require_positive
 from megatron_octo.errors import ConfigError
+from megatron_octo.servers import Server
 from megatron_octo.templates import STOP_STRINGS, Template, check_stop_strings, check_template
 
 #: Below this a result is said with a warning: at 100 questions the interval spans almost twenty points.
@@ -50,25 +51,6 @@ class Source:
     #: Rows to take few-shot examples from, in the benchmark's own columns or as {"question", "solution", "answer"};
     #: None takes the training split from the hub.
     shots_file: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Server:
-    """An OpenAI-compatible server."""
-
-    #: Up to and including `/v1`.
-    url: str = field(metadata=AT_RUN_TIME)
-    #: The model's name there.
-    model: str
-    #: Requests under way at a time.
-    concurrency: int = field(default=64, metadata=AT_RUN_TIME)
-
-    def __post_init__(self) -> None:
-        require_positive(self, "concurrency")
-        if not self.url.startswith(("http://", "https://")):
-            raise ConfigError(
-                f"the server's url is {self.url}; it begins with http:// or https:// and ends as the API's, in /v1"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,27 +6,19 @@ loses what it is at, and nothing it has given.
 """
 
 import asyncio
-import os
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from megatron_octo.errors import ConfigError, OctoError, ResourceError
+from megatron_octo.errors import ResourceError
 from megatron_octo.evaluation.completions import Completion, Sampling
-from megatron_octo.evaluation.config import Server
 from megatron_octo.evaluation.engines import seed_at
+from megatron_octo.server_client import client, explaining, require_model
+from megatron_octo.servers import Server
 from megatron_octo.templates import before_stop
 
-try:
+if TYPE_CHECKING:
     import openai
-except ImportError as error:
-    raise ResourceError(f"engine=server needs the openai package ({error}): pip install megatron-octo[eval]") from error
-
-#: Of a request that meets a full (429) or failing (5xx) server, or a cut connection: about 40 seconds with the client's pauses
-#: of 0.5, 1, 2, 4 and then 8 seconds.
-MAX_RETRIES = 8
-CONNECT_SECONDS = 10.0
-#: A long response that waits behind many others (guess).
-READ_SECONDS = 3600.0
 
 
 class ServerCompleter:
@@ -34,18 +26,7 @@ class ServerCompleter:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        try:
-            served = asyncio.run(_served(server))
-        except openai.APIError as error:
-            raise _explained(error, server) from error
-        except (AttributeError, ValueError) as error:  # what the client makes of a web page
-            raise ConfigError(
-                f"{server.url} answers, but with no list of models; its URL must end as the API's, in /v1"
-            ) from error
-        if server.model not in served:
-            raise ConfigError(
-                f"the server at {server.url} has no model '{server.model}'; it has {', '.join(served) or 'none'}"
-            )
+        require_model(server)
 
     def complete(
         self, prompts: Sequence[str], sampling: Sampling, *, done: Collection[int]
@@ -72,7 +53,7 @@ class _Requests:
     def __init__(self, server: Server, prompts: Sequence[str], sampling: Sampling, places: Iterator[int]) -> None:
         self._server, self._prompts, self._sampling, self._places = server, prompts, sampling, places
         self._running: dict[asyncio.Task[Completion], int] = {}
-        self._client = _client(server, max_retries=MAX_RETRIES)
+        self._client = client(server)
 
     async def finished(self) -> list[tuple[int, "asyncio.Task[Completion]"]]:
         """Fill up with new requests and wait until some have ended; none when there are no more."""
@@ -92,7 +73,7 @@ class _Requests:
 
     async def _ask(self, place: int) -> Completion:
         sampling = self._sampling
-        try:
+        with explaining(self._server):
             answer = await self._client.completions.create(
                 model=self._server.model,
                 prompt=self._prompts[place],
@@ -102,27 +83,10 @@ class _Requests:
                 stop=list(sampling.stop_strings) or None,
                 seed=seed_at(sampling.seed, place),
             )
-        except openai.APIError as error:
-            raise _explained(error, self._server) from error
         return _completion(answer, sampling.stop_strings)
 
 
-def _client(server: Server, *, max_retries: int) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(
-        base_url=server.url,
-        api_key=os.environ.get("OPENAI_API_KEY") or "none",
-        max_retries=max_retries,
-        timeout=openai.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
-    )
-
-
-async def _served(server: Server) -> list[str]:
-    """Names of the models; without patience, so that a wrong address is known at once."""
-    async with _client(server, max_retries=0) as client:
-        return [model.id async for model in client.models.list()]
-
-
-def _completion(answer: openai.types.Completion, stop_strings: Sequence[str]) -> Completion:
+def _completion(answer: "openai.types.Completion", stop_strings: Sequence[str]) -> Completion:
     (choice,) = answer.choices
     if choice.finish_reason not in ("stop", "length") or answer.usage is None:
         raise ResourceError(
@@ -133,20 +97,4 @@ def _completion(answer: openai.types.Completion, stop_strings: Sequence[str]) ->
         text=before_stop(choice.text, stop_strings),
         num_tokens=answer.usage.completion_tokens,
         finished=choice.finish_reason == "stop",
-    )
-
-
-def _explained(error: openai.APIError, server: Server) -> OctoError:
-    """A client's exception as one for people."""
-    said = f"{error.message} {error.__cause__ or ''}".strip()
-    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        return ConfigError(f"the server at {server.url} refuses the key ({said}); set OPENAI_API_KEY")
-    if isinstance(error, openai.NotFoundError):
-        return ConfigError(
-            f"the server at {server.url} has no model '{server.model}' or no completions ({said}); its URL ends in /v1"
-        )
-    if isinstance(error, openai.APIStatusError) and error.status_code < 500 and error.status_code != 429:
-        return ConfigError(f"the server at {server.url} refuses a request ({said})")
-    return ResourceError(
-        f"the server at {server.url} does not answer ({said}); start it, or run again when it is back: what is done is kept"
     )

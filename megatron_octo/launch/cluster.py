@@ -8,13 +8,15 @@ from pathlib import Path
 
 from megatron_octo import artifacts, units
 from megatron_octo.errors import ConfigError, ResourceError
-from megatron_octo.launch import batch as batches
-from megatron_octo.launch import ledger, provenance, scripts, slurm, ssh, submitting
-from megatron_octo.launch.batch import BatchJob
+from megatron_octo.launch import provenance
 from megatron_octo.launch.jobs import Job
-from megatron_octo.launch.ledger import Entry, Ledger
+from megatron_octo.launch.jobscript import batch as batches
+from megatron_octo.launch.jobscript import scripts
+from megatron_octo.launch.jobscript.batch import BatchJob
 from megatron_octo.launch.place import Kind, Place
-from megatron_octo.launch.submitting import Submission
+from megatron_octo.launch.slurm import ledger, queue, ssh, submitting
+from megatron_octo.launch.slurm.ledger import Entry, Ledger
+from megatron_octo.launch.slurm.submitting import Submission
 
 #: Below the study's directory: the submissions as a shell script.
 SCRIPT = Path("launch", "submit.sh")
@@ -101,7 +103,7 @@ def _require_idle(study: Path, place: Place) -> None:
     if not ledger.exists(study):
         return
     jobs = ledger.read(study).jobs
-    known = slurm.states([id_ for job in jobs.values() for id_ in job.ids], login=place.ssh, accounting=False)
+    known = queue.states([id_ for job in jobs.values() for id_ in job.ids], login=place.ssh, accounting=False)
     busy = {name: id_ for name, job in jobs.items() for id_ in job.ids if id_ in known and known[id_].alive}
     if busy:
         name, id_ = next(iter(busy.items()))

@@ -10,18 +10,19 @@ from pathlib import Path
 
 from megatron_octo import artifacts, units
 from megatron_octo.errors import ArtifactError, ResourceError
-from megatron_octo.launch import ledger, sbatch, sessions, slurm, ssh, status, status_here
-from megatron_octo.launch.ledger import Entry, Ledger
 from megatron_octo.launch.local import LOCK
 from megatron_octo.launch.place import SSH, Restart
-from megatron_octo.launch.slurm import Phase
-from megatron_octo.launch.stage_status import GOES_ON, StageStatus, State
-from megatron_octo.launch.submitting import MORE
+from megatron_octo.launch.slurm import ledger, queue, sbatch, sessions, ssh
+from megatron_octo.launch.slurm.ledger import Entry, Ledger
+from megatron_octo.launch.slurm.queue import Phase
+from megatron_octo.launch.slurm.submitting import MORE
+from megatron_octo.launch.status import here, standing
+from megatron_octo.launch.status.states import GOES_ON, StageStatus, State
 
 POLL_SECONDS = 2.0
 #: Until Slurm has killed what it cancelled: its KillWait, 30 s as shipped, and what clusters take on top (guess).
 KILL_SECONDS = 120
-#: What a session leaves in LOGS for the next one of the same submission, and a new submission must not find (setup.sh.in).
+#: What a session leaves in LOGS for the next one of the same submission, and a new submission must not find (jobscript/setup.sh.in).
 FORGOTTEN = ("progress", "verdict", sessions.CANCELLED)
 
 
@@ -36,7 +37,7 @@ def cancel(study: Path, stage: str | None) -> list[str]:
         ResourceError: Slurm does not answer, or does not get rid of a job.
     """
     book = _submitted(study, "cancel")
-    wanted = with_dependents(book, status.named(stage, book.jobs)) if stage is not None else list(book.jobs)
+    wanted = with_dependents(book, standing.named(stage, book.jobs)) if stage is not None else list(book.jobs)
     phases = _alive(book, wanted)
     alive = [name for name in wanted if phases.keys() & set(book.jobs[name].ids)]
     _touch(
@@ -48,11 +49,11 @@ def cancel(study: Path, stage: str | None) -> list[str]:
     # The last first: none starts because the one before it is gone.
     waiting = [id_ for id_ in reversed(phases) if phases[id_] is Phase.QUEUED]
     running = [id_ for id_ in phases if phases[id_] is Phase.RUNNING]
-    slurm.cancel(waiting, login=book.place.ssh)
-    slurm.cancel(running, login=book.place.ssh, waiting_only=True)  # an array's tasks
-    slurm.ask_to_stop(running, login=book.place.ssh)
+    queue.cancel(waiting, login=book.place.ssh)
+    queue.cancel(running, login=book.place.ssh, waiting_only=True)  # an array's tasks
+    queue.ask_to_stop(running, login=book.place.ssh)
     if not _are_over(running, book, seconds=book.place.save_seconds):
-        slurm.cancel(running, login=book.place.ssh)
+        queue.cancel(running, login=book.place.ssh)
         if not _are_over(running, book, seconds=KILL_SECONDS):
             raise ResourceError(
                 f"Slurm does not get rid of {', '.join(alive)} (jobs {', '.join(running)}); look at 'scontrol show job', a node may hang"
@@ -71,13 +72,13 @@ def resume(study: Path, stage: str | None) -> dict[str, str]:
         ResourceError: Slurm does not answer or refuses; then nothing of this is left in its queue.
     """
     book = _submitted(study, "resume")
-    stands = {found.stage: found for found in status.status(study)}
+    stands = {found.stage: found for found in standing.status(study)}
     if stage is not None:
-        _require_over(stands[status.named(stage, stands)])
+        _require_over(stands[standing.named(stage, stands)])
     wanted = with_needs(book, stage) if stage is not None else list(book.jobs)
     again = [name for name in wanted if stands[name].state not in (State.DONE, *GOES_ON)]
     # A job that waits for one that failed may still be in the queue, and never run.
-    slurm.cancel([id_ for name in again for id_ in book.jobs[name].ids], login=book.place.ssh)
+    queue.cancel([id_ for name in again for id_ in book.jobs[name].ids], login=book.place.ssh)
     folders = [folder for name in again for folder in sessions.tasks(book.jobs[name].logs)]
     _forget([folder / name for folder in folders for name in FORGOTTEN], book.place.ssh)
     going = {name: book.jobs[name].ids for name in book.jobs if stands[name].state in GOES_ON}
@@ -110,7 +111,7 @@ def with_needs(book: Ledger, stage: str) -> list[str]:
 def _submitted(study: Path, verb: str) -> Ledger:
     """The ledger. Raises `ArtifactError`, for a study on this machine with what to do instead."""
     if not ledger.exists(study) and (study / "logs").exists():
-        held = status_here.is_held(study / LOCK)
+        held = here.is_held(study / LOCK)
         what = (
             f"interrupt process {(study / LOCK).read_text().strip()}, it saves and leaves"
             if held
@@ -143,13 +144,13 @@ def _submit(again: Sequence[str], going: dict[str, tuple[str, ...]], book: Ledge
             for id_ in _submit_one(job, after, book):
                 made[name] += (id_,)
     except ResourceError:
-        slurm.cancel([id_ for ids in made.values() for id_ in ids], login=book.place.ssh)
+        queue.cancel([id_ for ids in made.values() for id_ in ids], login=book.place.ssh)
         raise
     return made
 
 
 def _submit_one(job: Entry, after: Sequence[str], book: Ledger) -> Iterator[str]:
-    """Submit the jobs of one stage, as many as it had (submitting.py says why several); the id of each at once.
+    """Submit the jobs of one stage, as many as it had (slurm/submitting.py says why several); the id of each at once.
 
     Args:
         after: jobs that must end well before.
@@ -170,7 +171,7 @@ def _submit_one(job: Entry, after: Sequence[str], book: Ledger) -> Iterator[str]
 def _alive(book: Ledger, stages: Sequence[str]) -> dict[str, Phase]:
     """The jobs of some stages that run or wait, in the order they were submitted."""
     ids = [id_ for name in stages for id_ in book.jobs[name].ids]
-    known = slurm.states(ids, login=book.place.ssh, accounting=False)
+    known = queue.states(ids, login=book.place.ssh, accounting=False)
     return {id_: known[id_].phase for id_ in ids if id_ in known and known[id_].alive}
 
 
@@ -178,7 +179,7 @@ def _are_over(ids: Sequence[str], book: Ledger, *, seconds: float) -> bool:
     """Wait until no job of these runs, no longer than so many seconds."""
     deadline = time.monotonic() + seconds
     while True:
-        known = slurm.states(ids, login=book.place.ssh, accounting=False)
+        known = queue.states(ids, login=book.place.ssh, accounting=False)
         if not any(state.alive for state in known.values()):
             return True
         if time.monotonic() > deadline:

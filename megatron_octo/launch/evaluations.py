@@ -8,8 +8,9 @@ from pathlib import Path
 
 from megatron_octo.errors import ConfigError, CorpusError, nearest
 from megatron_octo.evaluation import benchmarks
-from megatron_octo.evaluation.config import Server, Source
+from megatron_octo.evaluation.config import Source
 from megatron_octo.evaluation.sources import local
+from megatron_octo.servers import Server
 from megatron_octo.templates import Template
 
 

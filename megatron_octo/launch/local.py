@@ -22,8 +22,8 @@ from typing import Any
 
 from megatron_octo import artifacts, units
 from megatron_octo.errors import ArtifactError, ResourceError
-from megatron_octo.launch import doctor
 from megatron_octo.launch.jobs import Job, StageFailedError, write_config
+from megatron_octo.launch.preflight import doctor
 from megatron_octo.process import (
     EXIT_HUNG,
     EXIT_INTERRUPTED,

@@ -89,7 +89,7 @@ class Place:
     pythons: dict[str, str] = field(default_factory=dict)
     #: A shell file that every job sources first, readable to its owner alone: where secrets belong. What it sets is exported.
     environment_file: Path | None = None
-    #: Whether jobs of several tasks look at their nodes first (node_check.py), and go on without those that are not fit. None: where
+    #: Whether jobs of several tasks look at their nodes first (node/check.py), and go on without those that are not fit. None: where
     #: there are GPUs; it takes as long as importing torch does.
     check_nodes: bool | None = None
     restart: Restart = Restart.REQUEUE

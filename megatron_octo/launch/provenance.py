@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_octo import artifacts, jsonl, units
-from megatron_octo.launch import ledger, source_state
+from megatron_octo.launch import source_state
 from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.place import Place
+from megatron_octo.launch.slurm import ledger
 from megatron_octo.launch.source_state import SourceState
 
 RUN = "run.json"

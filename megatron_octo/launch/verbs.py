@@ -16,8 +16,9 @@ from megatron_octo.conversion.config import Conversion
 from megatron_octo.curation.config import TinyWorld
 from megatron_octo.errors import ArtifactError, ConfigError, CorpusError, nearest
 from megatron_octo.evaluation.config import Evaluation, Export, Overlap
-from megatron_octo.launch import conversion_source, plan
+from megatron_octo.launch import conversion_source
 from megatron_octo.launch.jobs import Job, logs_beside
+from megatron_octo.launch.plan import planning
 from megatron_octo.plotting.config import PublishedCurves, Report
 from megatron_octo.recipes.study import ModelStudy, Study, UserCorpus, WorldStudy
 from megatron_octo.rl.config import Engine, ReinforcementLearning, RLJob
@@ -62,7 +63,7 @@ def study_here(study: Study) -> Study:
 
 
 def require_study_disk(study: Study, jobs: Sequence[Job], directory: Path) -> None:
-    needs = study.needs_bytes if isinstance(study, WorldStudy) else plan.needed_bytes(jobs)
+    needs = study.needs_bytes if isinstance(study, WorldStudy) else planning.needed_bytes(jobs)
     artifacts.require_disk(directory, needs)
 
 

@@ -2,7 +2,7 @@
 
 `Study` is what every study has; what it stands on is one of two things: a generated world with a tokenizer of its own
 (`WorldStudy`), or a published model and the user's copies of published corpora (`ModelStudy`). The stages' own configs say how; a
-study says which and in what order. `launch/study.py` turns it into jobs.
+study says which and in what order. `launch/study/graph.py` turns it into jobs.
 """
 
 from collections import Counter

@@ -14,13 +14,14 @@ import tiny_llama
 import torch
 from fault_server import FaultServer
 
-from megatron_octo import generation
+from megatron_octo import generation, server_client
 from megatron_octo.errors import ConfigError, ResourceError
-from megatron_octo.evaluation import engines, server_engine
+from megatron_octo.evaluation import engines
 from megatron_octo.evaluation.completions import Completion, Sampling
-from megatron_octo.evaluation.config import Engine, Evaluation, Server, Source
+from megatron_octo.evaluation.config import Engine, Evaluation, Source
 from megatron_octo.evaluation.server_engine import ServerCompleter
 from megatron_octo.evaluation.transformers_engine import TransformersCompleter
+from megatron_octo.servers import Server
 from megatron_octo.templates import Template
 
 #: Of many lengths; some end after a few tokens, at EOS or at a stop string, the others run to the cap.
@@ -201,7 +202,7 @@ def test_a_web_server_is_no_server_of_models(server: FaultServer) -> None:
 def test_what_was_done_comes_before_the_error(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, fault: int | str, message: str
 ) -> None:
-    monkeypatch.setattr(server_engine, "MAX_RETRIES", 1)
+    monkeypatch.setattr(server_client, "MAX_RETRIES", 1)
     server.fault = lambda number: fault if number >= 6 else None
     answers: dict[int, Completion] = {}
     started = time.monotonic()

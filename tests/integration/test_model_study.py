@@ -9,9 +9,11 @@ import tiny_llama
 
 from megatron_octo import artifacts
 from megatron_octo.conversion.config import ExportDtype
-from megatron_octo.launch import local, plan, provenance, runs, study_grounds
-from megatron_octo.launch import study as graph
+from megatron_octo.launch import local, provenance
 from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.plan import planning
+from megatron_octo.launch.status import runs
+from megatron_octo.launch.study import graph, grounds
 from megatron_octo.recipes import text, tiny
 from megatron_octo.recipes.study import ModelStudy
 from megatron_octo.rl.config import LengthStage
@@ -79,7 +81,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     root = tmp_path_factory.mktemp("model-study")
     write_what_the_user_has(root)
     study = of_mine(root)
-    study_grounds.require_inputs(study)
+    grounds.require_inputs(study)
     jobs = graph.jobs(study, root / "run", command="megatron-octo study mine:study")
     provenance.record(jobs, None, command="megatron-octo study mine:study")
     local.run(jobs)
@@ -93,7 +95,7 @@ def test_every_stage_is_done(done: dict[str, Job]) -> None:
         "rl_eval/decay/seed0", "report",
     ]  # fmt: skip
     assert all(artifacts.is_done(job.out) for job in done.values())
-    again = plan.plan(list(done.values()), None, None)
+    again = planning.plan(list(done.values()), None, None)
     assert [stage.name for stage in again.stages if not stage.done] == ["report"]
 
 

@@ -72,7 +72,7 @@ def check(
         command = [
             sys.executable,
             "-m",
-            "megatron_octo.launch.node_check",
+            "megatron_octo.launch.node.check",
             str((directories or {}).get(rank, directory)),
         ]
         started.append(

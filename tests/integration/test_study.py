@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_octo import artifacts, recipes
-from megatron_octo.launch import study as graph
+from megatron_octo.launch.study import graph
 
 MODELS = ("stable", "decay_long", "decay_short", "decay_hybrid")
 CODE = "import sys; from megatron_octo import cli; sys.argv[0] = 'megatron-octo'; cli.main()"

@@ -106,8 +106,8 @@ def test_a_directory_without_a_model_is_one_message(tmp_path: Path) -> None:
 
 
 def test_a_vllm_server(model: Path, expected: dict[int, Completion]) -> None:
-    from megatron_octo.evaluation.config import Server
     from megatron_octo.evaluation.server_engine import ServerCompleter
+    from megatron_octo.servers import Server
 
     with served(model) as url:
         assert completed(ServerCompleter(Server(url=url, model="tiny", concurrency=5))) == expected

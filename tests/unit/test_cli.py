@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from megatron_octo import artifacts, cli
+from megatron_octo.launch import verbs
 
 LAB = """
 import dataclasses
@@ -313,5 +314,5 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.verbs, "recipe", interrupted)
+    monkeypatch.setattr(verbs, "recipe", interrupted)
     assert run(monkeypatch, "show tiny.stable") == 130

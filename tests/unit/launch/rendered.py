@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from megatron_octo import recipes
-from megatron_octo.launch import batch, scripts
-from megatron_octo.launch.batch import BatchJob
 from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobscript import batch, scripts
+from megatron_octo.launch.jobscript.batch import BatchJob
 from megatron_octo.launch.place import Container, Kind, Place
 from megatron_octo.rl.config import RLJob
 from megatron_octo.tokenization.config import Tokenization

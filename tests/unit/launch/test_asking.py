@@ -10,10 +10,11 @@ import pytest
 
 from megatron_octo import config
 from megatron_octo.errors import ResourceError
-from megatron_octo.launch import pace, slurm, ssh
-from megatron_octo.launch.pace import Pace
 from megatron_octo.launch.place import SSH
-from megatron_octo.launch.slurm import Phase, SlurmState
+from megatron_octo.launch.slurm import queue, ssh
+from megatron_octo.launch.slurm.queue import Phase, SlurmState
+from megatron_octo.launch.status import pace
+from megatron_octo.launch.status.pace import Pace
 from megatron_octo.recipes import tiny
 from megatron_octo.rl.config import RLJob
 from megatron_octo.training.config import TrainingJob
@@ -58,7 +59,7 @@ SQUEUE = """\
 
 
 def test_squeue_is_read_by_job() -> None:
-    assert slurm.parse(SQUEUE) == {
+    assert queue.parse(SQUEUE) == {
         "1": SlurmState(id="1", word="RUNNING", nodes="node[1-2]", start="2026-11-23T13:53:24"),
         "2": SlurmState(id="2", word="PENDING", reason="Dependency"),
         "3": SlurmState(id="3", word="PENDING", reason="Priority", start="2027-11-23T13:53:24"),
@@ -80,13 +81,13 @@ def test_squeue_is_read_by_job() -> None:
     ],
 )
 def test_the_tasks_of_an_array_are_one_job(tasks: list[str], phase: Phase) -> None:
-    assert slurm.parse("\n".join(f"9|{task}|None||N/A" for task in tasks))["9"].phase is phase
+    assert queue.parse("\n".join(f"9|{task}|None||N/A" for task in tasks))["9"].phase is phase
 
 
 def test_sacct_names_tasks_and_who_cancelled() -> None:
     text = "7_1|COMPLETED|None|node1|2026-11-23T13:53:24\n7_[2-9]|PENDING|None|None assigned|Unknown\n8|CANCELLED by 0|None|node2|Unknown\n"
 
-    found = slurm.parse(text)
+    found = queue.parse(text)
 
     assert found["7"] == SlurmState(id="7", word="PENDING")
     assert found["8"].phase is Phase.CANCELLED
@@ -96,10 +97,10 @@ def test_sacct_is_asked_for_what_squeue_forgot_alone(bin_: Path) -> None:
     program(bin_, "squeue", "echo '1|RUNNING|None|node1|N/A'")
     program(bin_, "sacct", 'echo "$*" >"$0.asked"; echo "2|TIMEOUT|TimeLimit|node2|Unknown"')
 
-    slurm.states(["1"], login=None, accounting=True)
+    queue.states(["1"], login=None, accounting=True)
     assert not (bin_ / "sacct.asked").exists()
-    with_ = slurm.states(["1", "2"], login=None, accounting=True)
-    without = slurm.states(["1", "2"], login=None, accounting=False)
+    with_ = queue.states(["1", "2"], login=None, accounting=True)
+    without = queue.states(["1", "2"], login=None, accounting=False)
 
     assert {id_: state.word for id_, state in with_.items()} == {"1": "RUNNING", "2": "TIMEOUT"}
     assert list(without) == ["1"]
@@ -109,21 +110,21 @@ def test_sacct_is_asked_for_what_squeue_forgot_alone(bin_: Path) -> None:
 def test_no_job_known_any_more_is_no_error(bin_: Path) -> None:
     program(bin_, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
 
-    assert slurm.states(["1"], login=None, accounting=False) == {}
+    assert queue.states(["1"], login=None, accounting=False) == {}
 
 
 def test_a_silent_slurm_is_an_error_that_says_what_it_said(bin_: Path) -> None:
     program(bin_, "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
 
     with pytest.raises(ResourceError, match=r"Unable to contact slurm controller.*login node"):
-        slurm.states(["1"], login=None, accounting=False)
+        queue.states(["1"], login=None, accounting=False)
 
 
 def test_a_machine_without_slurm_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(ResourceError, match=r"'squeue' is not on this machine.*login node"):
-        slurm.states(["1"], login=None, accounting=False)
+        queue.states(["1"], login=None, accounting=False)
 
 
 def test_ssh_asks_nobody_and_keeps_every_word_whole() -> None:

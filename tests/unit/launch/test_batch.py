@@ -12,7 +12,7 @@ from rendered import CONTAINERS, PLAIN, RUNS
 
 from megatron_octo import config
 from megatron_octo.errors import ConfigError
-from megatron_octo.launch import batch, scripts
+from megatron_octo.launch.jobscript import batch, scripts
 from megatron_octo.launch.place import Container, Place, Restart, Submitter
 
 BATCHES = rendered.batches()

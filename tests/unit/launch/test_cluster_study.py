@@ -10,10 +10,11 @@ from megatron_octo.conversion.config import Direction
 from megatron_octo.errors import ConfigError, CorpusError
 from megatron_octo.evaluation.benchmarks import SUITES
 from megatron_octo.evaluation.config import Engine
-from megatron_octo.launch import batch, study_grounds, submitting
-from megatron_octo.launch import study as graph
 from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobscript import batch
 from megatron_octo.launch.place import Kind, Place
+from megatron_octo.launch.slurm import submitting
+from megatron_octo.launch.study import graph, grounds
 from megatron_octo.recipes.study import ModelStudy, Study
 from megatron_octo.templates import Template
 
@@ -127,13 +128,13 @@ def test_what_is_missing_is_named_with_the_field_that_says_where_it_is(tmp_path:
     with pytest.raises(
         CorpusError, match=r"not here: /data/math8k.jsonl, /data/sets/amc23.jsonl, .*prompts=FILE eval_sets=DIR"
     ):
-        study_grounds.require_inputs(here)
+        grounds.require_inputs(here)
     sets = tmp_path / "sets"
     sets.mkdir()
     for name in SUITES["rl4"]:
         (sets / f"{name}.jsonl").touch()
-    study_grounds.require_inputs(dataclasses.replace(here, prompts=sets / "gsm8k.jsonl", eval_sets=sets))
-    study_grounds.require_inputs(recipes.load("tiny.study"))
+    grounds.require_inputs(dataclasses.replace(here, prompts=sets / "gsm8k.jsonl", eval_sets=sets))
+    grounds.require_inputs(recipes.load("tiny.study"))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 import submitted
 
 from megatron_octo.errors import ArtifactError, ConfigError, ResourceError
-from megatron_octo.launch import control, ledger
+from megatron_octo.launch import control
 from megatron_octo.launch.place import Kind, Place, Restart, Submitter
+from megatron_octo.launch.slurm import ledger
 
 CHAIN = Place(
     kind=Kind.SLURM, cpus_per_node=2, time_limit="60", accounting=False, restart=Restart.CHAIN, copies=2, submitter=Submitter.SBATCH

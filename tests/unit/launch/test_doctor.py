@@ -4,11 +4,12 @@ import pytest
 
 from megatron_octo import recipes
 from megatron_octo.errors import ResourceError
-from megatron_octo.launch import doctor, study
+from megatron_octo.launch.preflight import doctor
+from megatron_octo.launch.study import graph
 
 
 def test_every_stage_of_a_study_is_examined() -> None:
-    modules = {job.module for job in study.jobs(recipes.load("tiny.study"), Path("out"), command="")}
+    modules = {job.module for job in graph.jobs(recipes.load("tiny.study"), Path("out"), command="")}
     assert modules == doctor.STAGES.keys()
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from megatron_octo.errors import ConfigError
-from megatron_octo.evaluation.config import Engine, Evaluation, Server, Source
+from megatron_octo.evaluation.config import Engine, Evaluation, Source
 from megatron_octo.launch import evaluations
+from megatron_octo.servers import Server
 from megatron_octo.templates import Template
 
 SHOTS = Path("shots.jsonl")

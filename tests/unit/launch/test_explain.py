@@ -7,7 +7,7 @@ import yaml
 
 from megatron_octo import recipes
 from megatron_octo.errors import ConfigError
-from megatron_octo.launch.explain import describe_list, explain
+from megatron_octo.launch.explain.show import describe_list, explain
 from megatron_octo.training.blend import blend
 from megatron_octo.training.config import Anomalies, MidTraining, RunOptions, Validation
 from megatron_octo.training.parallelism import Parallelism

@@ -9,7 +9,7 @@ import pytest
 import submitted
 
 from megatron_octo.errors import ArtifactError
-from megatron_octo.launch import logs, tracebacks
+from megatron_octo.launch.status import logs, tracebacks
 
 KEY_ERROR = """\
 Traceback (most recent call last):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.launch.node_desk import Desk, Findings, Plan, connected, free_port
-from megatron_octo.launch.node_shared import SharedDirectory
-from megatron_octo.launch.node_verdict import Report
+from megatron_octo.launch.node.desk import Desk, Findings, Plan, connected, free_port
+from megatron_octo.launch.node.shared import SharedDirectory
+from megatron_octo.launch.node.verdict import Report
 
 
 def plan(reports: Sequence[Report]) -> Plan:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.launch import node_verdict
-from megatron_octo.launch.checklist import State
-from megatron_octo.launch.node_facts import Facts, Gpu, active_ports, node_name, parse_gpus
-from megatron_octo.launch.node_links import Link, rounds, slow_nodes
-from megatron_octo.launch.node_verdict import Asked, Report, Verdict
+from megatron_octo.launch.node.facts import Facts, Gpu, active_ports, node_name, parse_gpus
+from megatron_octo.launch.node.links import Link, rounds, slow_nodes
+from megatron_octo.launch.node.verdict import Asked, Report, Verdict, judge
+from megatron_octo.launch.preflight.checklist import State
 
 GPU = Gpu(index=0, name="NVIDIA H100 80GB HBM3", used_bytes=0, uncorrected_errors=0)
 FACTS = Facts(
@@ -36,9 +35,7 @@ def judged(
     for rank in ranks:
         own = {name: values[rank] for name, values in facts.items() if rank in values}
         reports.append((changed or {}).get(rank, report(rank, **own)))
-    return node_verdict.judge(
-        reports, links, asked, hidden=hidden or {}, silent=silent, all_reduce=all_reduce, seconds=1.0
-    )
+    return judge(reports, links, asked, hidden=hidden or {}, silent=silent, all_reduce=all_reduce, seconds=1.0)
 
 
 def failing(verdict: Verdict) -> dict[str, str]:

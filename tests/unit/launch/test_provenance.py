@@ -10,10 +10,11 @@ import pytest
 
 from megatron_octo import artifacts, jsonl
 from megatron_octo.errors import ArtifactError
-from megatron_octo.launch import provenance, runs, source_state
+from megatron_octo.launch import provenance, source_state
 from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.place import Container, Kind, Place
-from megatron_octo.launch.runs import Feed
+from megatron_octo.launch.status import runs
+from megatron_octo.launch.status.runs import Feed
 
 IMAGE = "nvcr.io#nvidia/pytorch@sha256:" + "a1" * 32
 PLACE = Place(

@@ -8,11 +8,12 @@ from rendered import PLAIN
 from megatron_octo import recipes
 from megatron_octo.conversion.config import Conversion, Direction
 from megatron_octo.errors import ConfigError
-from megatron_octo.evaluation.config import Engine, Evaluation, Server, Source
+from megatron_octo.evaluation.config import Engine, Evaluation, Source
 from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobscript.requests import Request, request
 from megatron_octo.launch.place import Place
-from megatron_octo.launch.requests import Request, request
 from megatron_octo.rl.config import RLJob
+from megatron_octo.servers import Server
 from megatron_octo.templates import Template
 
 CPU = dataclasses.replace(PLAIN, gpus_per_node=0, cpus_per_node=2, partition="batch", cpu_partition=None)

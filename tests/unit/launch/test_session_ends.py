@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import rendered
 
-from megatron_octo.launch import batch, scripts
-from megatron_octo.launch.batch import BatchJob
 from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobscript import batch, scripts
+from megatron_octo.launch.jobscript.batch import BatchJob
 from megatron_octo.launch.place import Kind, Place, Restart, Submitter
 
 CPU = Place(kind=Kind.SLURM, gpus_per_node=0, cpus_per_node=2, time_limit="01:00:00")
@@ -31,6 +31,10 @@ case "$1 $2" in
   requeue*) echo "requeue $2" >>"$SAID"; [ -z "$REFUSE" ] || { echo "slurm_requeue error: $REFUSE"; exit 1; } ;;
 esac
 """
+#: State, end and time left.
+SQUEUE = """#!/bin/bash
+echo "$STANDS"
+"""
 SRUN = """#!/bin/bash
 [ "$1" != --nodes=1 ] || { echo 10.0.0.1 10.0.0.2; exit; }
 echo "$@" >>"$SAID"
@@ -42,7 +46,7 @@ if [ "${@: -1}" = check ]; then bash "${@: -2:1}" check >"$2" 2>&1; else bash "$
 STAGE = """#!/bin/bash
 case $2 in
   *provenance) echo "provenance $3" >>"$SAID"; exit ;;
-  *node_check) mkdir -p "$3"; eval "$CHECK"; exit ;;
+  *node.check) mkdir -p "$3"; eval "$CHECK"; exit ;;
 esac
 out=$4
 mkdir -p "$out/checkpoints" "$out/logs"
@@ -76,7 +80,8 @@ class Slurm:
             "SLURM_NTASKS": "1",
             "JOB_STATE": "RUNNING",
         }
-        return os.environ | own | slurm | {"REFUSE": "", "CHECK": "", "EXCLUDED": "(null)"} | changes
+        running = {"REFUSE": "", "CHECK": "", "EXCLUDED": "(null)", "STANDS": "RUNNING 2026-11-23T18:07:57 59:58"}
+        return os.environ | own | slurm | running | changes
 
     def start(self, act: str, *arguments: str, **changes: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -114,7 +119,8 @@ def executable(file: Path, text: str) -> None:
 
 
 def slurm(tmp_path: Path, place: Place = CPU, job: Job | None = None, needs: Mapping[str, Path] | None = None) -> Slurm:
-    for name, text in {"scontrol": SCONTROL, "srun": SRUN, "stage": STAGE, "sleep": "#!/bin/bash\n"}.items():
+    own = {"scontrol": SCONTROL, "squeue": SQUEUE, "srun": SRUN, "stage": STAGE, "sleep": "#!/bin/bash\n"}
+    for name, text in own.items():
         executable(tmp_path / "bin" / name, text)
     place = dataclasses.replace(place, python=str(tmp_path / "bin" / "stage"))
     job = job or rendered.stable("llama32_1b", tmp_path)
@@ -276,6 +282,24 @@ def test_slurm_may_refuse_to_requeue(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("stands", "verdict"),
+    [
+        ("COMPLETING 2026-11-23T17:07:59 59:58", ("failed", 130)),
+        ("COMPLETING 2026-11-23T17:07:59 1-00:00:00", ("failed", 130)),
+        ("COMPLETING 2026-11-23T18:08:12 0:00", ("requeued", 143)),
+        ("COMPLETING 2026-11-23T18:08:12 INVALID", ("requeued", 143)),
+        ("COMPLETING NONE 1:00:00", ("requeued", 143)),
+    ],
+    ids=["scancel", "scancel of a long job", "out of time", "over its time", "Slurm requeues it"],
+)
+def test_what_scancel_ended_stays_ended(tmp_path: Path, stands: str, verdict: tuple[str, int]) -> None:
+    job = slurm(tmp_path)
+    job.run(ADVANCE + "; exit 143", STANDS=stands)
+    assert job.verdicts() == [(0, *verdict)]
+    assert job.requeues == (verdict[0] == "requeued")
+
+
 def test_a_chain_goes_on_with_its_next_copy(tmp_path: Path) -> None:
     job = slurm(tmp_path, CHAIN)
     assert [job.run(ADVANCE, "more"), job.run("exit 1", "more"), job.run("finish", "more")] == [0, 0, 0]
@@ -369,7 +393,7 @@ def test_nodes_that_no_other_nodes_mend(tmp_path: Path) -> None:
     job = slurm(tmp_path, CHECKED, rendered.stable("llama32_1b", tmp_path, ranks=2))
     assert job.run("finish", CHECK="echo $*; exit 2") == 2
     said = (job.logs / "session-0" / "node_check.log").read_text()
-    assert said == f"-m megatron_octo.launch.node_check {job.logs}/session-0/nodes --hosts node1 --gpus-per-node 0\n"
+    assert said == f"-m megatron_octo.launch.node.check {job.logs}/session-0/nodes --hosts node1 --gpus-per-node 0\n"
 
 
 @pytest.mark.parametrize(("check_nodes", "ranks", "checks"), [(True, 2, 2), (True, 1, 0), (None, 2, 0), (False, 2, 0)])

@@ -10,9 +10,9 @@ import submitted
 
 from megatron_octo import config
 from megatron_octo.errors import ArtifactError, ConfigError, ResourceError
-from megatron_octo.launch import stage_status, status
-from megatron_octo.launch.pace import Pace
-from megatron_octo.launch.stage_status import StageStatus, State
+from megatron_octo.launch.status import standing, states
+from megatron_octo.launch.status.pace import Pace
+from megatron_octo.launch.status.states import StageStatus, State
 from megatron_octo.recipes import tiny
 from megatron_octo.training.config import TrainingJob
 
@@ -29,7 +29,7 @@ with local.exclusive(Path(sys.argv[1])):
 
 def found(study: Path) -> dict[str, tuple[str, str | None]]:
     """State and, where a stage is blocked, by whom, or else its detail."""
-    return {stage.stage: (stage.state.value, stage.blocked_by or stage.detail) for stage in status.status(study)}
+    return {stage.stage: (stage.state.value, stage.blocked_by or stage.detail) for stage in standing.status(study)}
 
 
 def test_a_study_that_goes_on(tmp_path: Path, squeue: Path) -> None:
@@ -46,8 +46,8 @@ def test_a_study_that_goes_on(tmp_path: Path, squeue: Path) -> None:
         "short": ("waiting", "Resources; expected at 2026-11-23T06:00:00"),
         "report": ("waiting", "after long, short"),
     }
-    assert status.one(study, "long").nodes == "node[1-2]"
-    assert stage_status.exit_code(status.status(study)) == 3
+    assert standing.one(study, "long").nodes == "node[1-2]"
+    assert states.exit_code(standing.status(study)) == 3
 
 
 def test_a_failed_stage_is_named_by_all_that_needed_it(tmp_path: Path, squeue: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_failed_stage_is_named_by_all_that_needed_it(tmp_path: Path, squeue: P
         "short": ("running", None),
         "report": ("blocked", "long"),
     }
-    assert stage_status.exit_code(status.status(study)) == 1
+    assert states.exit_code(standing.status(study)) == 1
 
 
 def test_whoever_failed_first_is_named_however_far_away(tmp_path: Path, squeue: Path) -> None:
@@ -101,7 +101,7 @@ def test_what_slurm_forgot_is_told_by_the_files(tmp_path: Path) -> None:
         study / "long" / "logs" / "state.json", {"reason": "anomalies", "detail": "step 7 was left out: loss 9"}
     )
 
-    stages = status.status(study)
+    stages = standing.status(study)
 
     assert found(study) == {
         "stable": ("done", None),
@@ -156,7 +156,7 @@ def test_a_chain_waits_while_its_next_copy_does(tmp_path: Path, squeue: Path) ->
     squeue.write_text("1|COMPLETED|None|node1|N/A\n2|PENDING|Priority||N/A\n3|PENDING|Dependency||N/A\n")
 
     assert found(tmp_path / "study") == {"stable": ("waiting", "Priority")}
-    assert status.one(tmp_path / "study", "stable").job == "2"
+    assert standing.one(tmp_path / "study", "stable").job == "2"
 
 
 def test_an_array_that_lost_a_task_has_failed_for_that_tasks_reason(tmp_path: Path, squeue: Path) -> None:
@@ -168,7 +168,7 @@ def test_an_array_that_lost_a_task_has_failed_for_that_tasks_reason(tmp_path: Pa
     squeue.write_text("1|COMPLETED|None|node1|N/A\n1|FAILED|NonZeroExitCode|node2|N/A\n1|COMPLETED|None|node1|N/A\n")
 
     assert found(study) == {"stable": ("failed", "task 1 found no file")}
-    assert status.one(study, "stable").session == 3
+    assert standing.one(study, "stable").session == 3
 
 
 def test_the_word_of_slurm_is_given_where_a_node_took_the_job_with_it(tmp_path: Path, squeue: Path) -> None:
@@ -184,7 +184,7 @@ def test_an_unknown_stage_gets_the_nearest_names(tmp_path: Path) -> None:
     submitted.submit(tmp_path, {"stable": "1", "long": "2"})
 
     with pytest.raises(ConfigError, match="no stage 'stabel'; nearest: stable"):
-        status.one(tmp_path, "stabel")
+        standing.one(tmp_path, "stabel")
 
 
 def test_a_slurm_that_does_not_answer_is_an_error_and_no_failed_stage(tmp_path: Path, squeue: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_slurm_that_does_not_answer_is_an_error_and_no_failed_stage(tmp_path: 
     squeue.unlink()
 
     with pytest.raises(ResourceError, match="Slurm does not answer"):
-        status.status(tmp_path / "study")
+        standing.status(tmp_path / "study")
 
 
 def begin(study: Path, name: str, *, done: bool | None) -> None:
@@ -208,7 +208,7 @@ def test_a_study_here_that_is_done(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()  # it stays behind
 
     assert found(tmp_path) == {"world": ("done", None), "rl/long/seed0": ("done", None)}
-    assert stage_status.exit_code(status.status(tmp_path)) == 0
+    assert states.exit_code(standing.status(tmp_path)) == 0
 
 
 def test_a_study_here_that_was_stopped(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_study_here_that_was_stopped(tmp_path: Path) -> None:
         "stable": ("stopped", "run the same command again, it continues"),
         "long": ("failed", "ValueError: no"),
     }
-    assert stage_status.exit_code(status.status(tmp_path)) == 1
+    assert states.exit_code(standing.status(tmp_path)) == 1
 
 
 def test_a_study_here_runs_while_somebody_holds_it(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_study_here_runs_while_somebody_holds_it(tmp_path: Path) -> None:
         assert holder.stdout.readline() == "held\n"
         begin(tmp_path, "stable", done=False)  # this run has come as far as here
         assert found(tmp_path) == {"world": ("done", None), "stable": ("running", None), "long": ("waiting", None)}
-        assert stage_status.exit_code(status.status(tmp_path)) == 3
+        assert states.exit_code(standing.status(tmp_path)) == 3
     assert found(tmp_path)["stable"][0] == "stopped"
 
 
@@ -249,7 +249,7 @@ def test_one_stage_alone_is_a_study_of_one(tmp_path: Path) -> None:
 
 def test_a_directory_in_which_nothing_was_started_is_said_to_be_one(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="nothing was started or submitted"):
-        status.status(tmp_path)
+        standing.status(tmp_path)
 
 
 STAGES = [
@@ -265,7 +265,7 @@ STAGES = [
 
 
 def test_the_table() -> None:
-    assert stage_status.as_table(STAGES).splitlines() == [
+    assert states.as_table(STAGES).splitlines() == [
         "stage     state            job  nodes      session  step         tokens  loss           tokens/s  left",
         "world     done             7",
         "stable    running          8    node[1-2]  1        1,200/2,400  5M      2.346          40K       1m15s",
@@ -281,11 +281,11 @@ def test_the_table_leaves_out_columns_without_anything() -> None:
         StageStatus(stage="stable", state=State.STOPPED, detail="again"),
     ]
 
-    assert stage_status.as_table(stages) == "stage   state\nworld   done\nstable  stopped  again"
+    assert states.as_table(stages) == "stage   state\nworld   done\nstable  stopped  again"
 
 
 def test_json_is_flat_and_has_every_key() -> None:
-    assert json.loads(stage_status.as_json(STAGES))[1] == {
+    assert json.loads(states.as_json(STAGES))[1] == {
         "stage": "stable", "state": "running", "detail": None, "blocked_by": None, "job": "8", "nodes": "node[1-2]", "session": 1,
         "step": 1200, "steps": 2400, "tokens": 5_000_000, "loss": 2.34567, "reward": None, "tokens_per_second": 40_000.0,
         "seconds_left": 75.0,
@@ -300,6 +300,6 @@ def test_a_running_stage_shows_its_pace(tmp_path: Path, squeue: Path) -> None:
     squeue.write_text("1|RUNNING|None|node1|N/A\n")
 
     left = (job.recipe.train_iters - 5) * 2.0
-    assert status.one(tmp_path, "stable").pace == Pace(
+    assert standing.one(tmp_path, "stable").pace == Pace(
         step=5, steps=job.recipe.train_iters, tokens=10, loss=2.5, seconds_left=left
     )

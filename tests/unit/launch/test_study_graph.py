@@ -8,9 +8,9 @@ import pytest
 from megatron_octo import recipes
 from megatron_octo.errors import ConfigError
 from megatron_octo.evaluation.config import Source
-from megatron_octo.launch import study as graph
 from megatron_octo.launch import verbs
 from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.study import graph
 from megatron_octo.recipes.study import Study
 from megatron_octo.training.blend import blend
 

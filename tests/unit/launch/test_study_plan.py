@@ -8,12 +8,11 @@ import pytest
 
 from megatron_octo import artifacts, config, recipes
 from megatron_octo.errors import ConfigError
-from megatron_octo.launch import plan as plans
-from megatron_octo.launch import plan_text
-from megatron_octo.launch import study as graph
 from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.place import Kind, Place, Restart, Submitter
-from megatron_octo.launch.plan import Plan, PlannedStage
+from megatron_octo.launch.plan import planning, table
+from megatron_octo.launch.plan.planning import Plan, PlannedStage
+from megatron_octo.launch.study import graph
 from megatron_octo.training.precision import Precision
 
 PLACE = Place(kind=Kind.SLURM, gpus_per_node=8, cpus_per_node=64, time_limit="24:00:00", price_per_gpu_hour=2.5)
@@ -26,7 +25,7 @@ def jobs(name: str = "llama32_3b.study", out: Path = Path("out")) -> list[Job]:
 
 
 def planned(place: Place | None = PLACE, out: Path = Path("out")) -> Plan:
-    return plans.plan(jobs(out=out), place, 8, throughput=RATE)
+    return planning.plan(jobs(out=out), place, 8, throughput=RATE)
 
 
 def stages(found: Plan) -> dict[str, PlannedStage]:
@@ -71,7 +70,7 @@ def test_what_has_no_estimate_says_so_and_is_in_no_total() -> None:
     assert "stable" not in found.without_time
     known = ("stable", "decay_long", "decay_short", "decay_hybrid")
     assert found.gpu_hours == pytest.approx(sum(stages(found)[name].gpu_hours or 0 for name in known))
-    text = plan_text.as_text(found)
+    text = table.as_text(found)
     assert "at least" in text
     assert "3 rl, 3 rl_eval" in text
 
@@ -98,19 +97,19 @@ def test_the_price() -> None:
     assert found.cost == pytest.approx(2.5 * found.gpu_hours)
     unpriced = planned(dataclasses.replace(PLACE, price_per_gpu_hour=None))
     assert unpriced.cost is None
-    assert "not known; set price_per_gpu_hour" in plan_text.as_text(unpriced)
+    assert "not known; set price_per_gpu_hour" in table.as_text(unpriced)
 
 
 def test_a_chain_that_is_too_short_is_said() -> None:
     chain = dataclasses.replace(PLACE, restart=Restart.CHAIN, submitter=Submitter.SBATCH, copies=3)
     said = "stable: 4 sessions of 24:00:00"
-    assert f"{said}, and the place allows 3: it will not be done" in plan_text.as_text(planned(chain))
-    assert f"{said}\n" in plan_text.as_text(planned())
+    assert f"{said}, and the place allows 3: it will not be done" in table.as_text(planned(chain))
+    assert f"{said}\n" in table.as_text(planned())
 
 
 def test_a_derived_rate_says_where_it_comes_from() -> None:
-    found = plans.plan(jobs(), PLACE, 8)
-    assert "derived, not measured: 40%" in plan_text.as_text(found)
+    found = planning.plan(jobs(), PLACE, 8)
+    assert "derived, not measured: 40%" in table.as_text(found)
     assert stages(found)["stable"].gpu_hours == pytest.approx(3460, rel=0.01)
 
 
@@ -118,18 +117,18 @@ def test_fp8_has_no_derived_rate() -> None:
     study = recipes.load("llama32_3b.study")
     phases = [dataclasses.replace(phase, precision=Precision.FP8) for phase in study.phases]
     fp8 = dataclasses.replace(study, stable=phases[0], branches=tuple(phases[1:]))
-    found = plans.plan(graph.jobs(fp8, Path("out"), command=""), PLACE, 8)
+    found = planning.plan(graph.jobs(fp8, Path("out"), command=""), PLACE, 8)
     assert stages(found)["stable"].seconds is None
     assert "time not estimated in fp8, state a throughput" in stages(found)["stable"].remark
 
 
 def test_a_layout_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="global_batch_size 512 does not divide"):
-        plans.plan(jobs(), PLACE, 3)
+        planning.plan(jobs(), PLACE, 3)
 
 
 def test_asking_leaves_nothing_behind(tmp_path: Path) -> None:
-    text = plan_text.as_text(planned(out=tmp_path / "study"), configs=True)
+    text = table.as_text(planned(out=tmp_path / "study"), configs=True)
     assert list(tmp_path.iterdir()) == []
     assert "name: llama32_3b.decay_hybrid" in text
 
@@ -143,7 +142,7 @@ def test_stages_that_are_done_take_nothing(tmp_path: Path) -> None:
 
 
 def test_json_holds_every_stage_and_its_resolved_config() -> None:
-    found = json.loads(plans.as_json(planned()))
+    found = json.loads(planning.as_json(planned()))
     by_name = {stage["name"]: stage for stage in found["stages"]}
     assert by_name["stable"]["config"]["recipe"]["train_tokens"] == 209_715_200_000
     assert by_name["stable"]["config"] == config.to_dict({job.name: job for job in jobs()}["stable"].config)
@@ -151,14 +150,14 @@ def test_json_holds_every_stage_and_its_resolved_config() -> None:
 
 
 def test_the_tiny_study_on_this_machine() -> None:
-    found = plans.plan(jobs("tiny.study"), None, None)
+    found = planning.plan(jobs("tiny.study"), None, None)
     assert stages(found)["stable"].on == "2 ranks"
     assert "stable" in found.without_time
     assert "world" in found.without_disk
     assert found.gpu_hours == 0
-    assert 50e6 < plans.needed_bytes(jobs("tiny.study")) < 200e6
+    assert 50e6 < planning.needed_bytes(jobs("tiny.study")) < 200e6
 
 
 def test_one_job_alone() -> None:
-    found = plans.plan([job for job in jobs() if job.name == "stable"], PLACE, 2, throughput=RATE)
+    found = planning.plan([job for job in jobs() if job.name == "stable"], PLACE, 2, throughput=RATE)
     assert (found.critical_path, found.stages[0].on) == (("stable",), "2 nodes x 8 GPUs")

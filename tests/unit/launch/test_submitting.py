@@ -11,10 +11,12 @@ from rendered import PLAIN
 
 from megatron_octo import artifacts
 from megatron_octo.errors import ArtifactError, ConfigError, ResourceError
-from megatron_octo.launch import batch, cluster, ledger, submitting
+from megatron_octo.launch import cluster
 from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobscript import batch
 from megatron_octo.launch.place import SSH, Kind, Place, Restart, Submitter
-from megatron_octo.launch.submitting import Submission
+from megatron_octo.launch.slurm import ledger, submitting
+from megatron_octo.launch.slurm.submitting import Submission
 
 SBATCH_PLACE = dataclasses.replace(PLAIN, submitter=Submitter.SBATCH)
 CHAIN = dataclasses.replace(SBATCH_PLACE, restart=Restart.CHAIN, copies=3)

@@ -1,0 +1,3 @@
+from megatron_octo.cli import main
+
+main()

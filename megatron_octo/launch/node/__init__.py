@@ -1,0 +1,1 @@
+"""The job's first minute: are its nodes fit for it?"""

@@ -1,0 +1,193 @@
+"""How fast this rank multiplies, and how fast nodes sum their numbers together: the torch part of `check.py`.
+
+A pair of nodes takes about a second with NCCL, most of it to meet; rounds of pairs run side by side.
+"""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # not in __all__
+
+from megatron_octo import units
+from megatron_octo.launch.node.desk import Findings
+from megatron_octo.launch.node.links import Link
+
+#: Two nodes that have not met by then will not.
+GROUP_TIMEOUT = timedelta(seconds=60)
+#: A connection takes milliseconds, or there is none.
+KNOCK_SECONDS = 5.0
+#: Timed runs, of which the fastest counts: others use the network too.
+REPEATS = 5
+#: Large enough that latency does not count: a step of training sums more.
+NCCL_BYTES, GLOO_BYTES = 256 * units.MIB, 8 * units.MIB
+#: Side of the square matrices, and how long they are multiplied.
+GPU_SIDE, CPU_SIDE = 8192, 512
+MATMUL_SECONDS = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meeting:
+    """How the ranks of all nodes come together."""
+
+    backend: str
+    address: str
+    port: int
+    rank: int
+    world_size: int
+    local_rank: int
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def device(local_rank: int) -> torch.device:
+    """This rank's own; Slurm may show a task nothing but its own GPU."""
+    return torch.device("cuda", local_rank % torch.cuda.device_count()) if has_gpu() else torch.device("cpu")
+
+
+def multiply(on: torch.device) -> float:
+    """FLOP/s of square products, bf16 on a GPU and fp32 on a CPU."""
+    side, kind = (GPU_SIDE, torch.bfloat16) if on.type == "cuda" else (CPU_SIDE, torch.float32)
+    matrix = torch.ones(side, side, device=on, dtype=kind)
+    torch.mm(matrix, matrix)  # libraries are loaded at the first
+    _wait_for(on)
+    started, times = time.monotonic(), 0
+    while time.monotonic() - started < MATMUL_SECONDS:
+        torch.mm(matrix, matrix)
+        _wait_for(on)
+        times += 1
+    return times * 2 * side**3 / (time.monotonic() - started)
+
+
+def measure(meeting: Meeting, rounds: Sequence[Sequence[tuple[int, int]]], nodes: Sequence[Sequence[int]]) -> Findings:
+    """This rank's part in all rounds, and in one sum of all ranks.
+
+    Args:
+        rounds: pairs of node numbers that are measured at the same time.
+        nodes: ranks by node number.
+    Returns: the links whose first rank this is.
+    """
+    on = device(meeting.local_rank) if meeting.backend == "nccl" else torch.device("cpu")
+    mine = next(number for number, ranks in enumerate(nodes) if meeting.rank in ranks)
+    pairs = [(pair, sorted([*nodes[pair[0]], *nodes[pair[1]]])) for round_ in rounds for pair in round_ if mine in pair]
+    try:
+        store = TCPStore(
+            meeting.address, meeting.port, is_master=meeting.rank == 0, timeout=GROUP_TIMEOUT, wait_for_workers=False
+        )
+        with _door(store, meeting, mine, is_first=meeting.rank == nodes[mine][0]):
+            links = [_link(store, pair, ranks, meeting.rank, on) for pair, ranks in pairs]
+            together = _all_reduce(store, meeting, on, broken=sum(link.trouble is not None for link in links))
+    except RuntimeError as error:
+        return Findings(rank=meeting.rank, links=(_broken((mine,), str(error)),))
+    own = (link for link, (_, ranks) in zip(links, pairs, strict=True) if meeting.rank == ranks[0])
+    return Findings(rank=meeting.rank, links=tuple(own), all_reduce=together)
+
+
+@contextlib.contextmanager
+def _door(store: Store, meeting: Meeting, mine: int, *, is_first: bool) -> Iterator[None]:
+    """Somewhere to knock, for each node: gloo and NCCL take minutes to find out that there is no way."""
+    if not is_first:
+        yield
+        return
+    with socket.create_connection((meeting.address, meeting.port)) as there, socket.create_server(("", 0)) as listener:
+        # In the network in which rank 0 is reached.
+        address = meeting.address if meeting.rank == 0 else there.getsockname()[0]
+        store.set(f"door{mine}", f"{address} {listener.getsockname()[1]}")
+        yield
+
+
+def _knock(store: Store, pair: tuple[int, int], ranks: Sequence[int], rank: int) -> str | None:
+    """Why the two nodes do not reach one another; both get the same answer, in `KNOCK_SECONDS` or so."""
+    key = "-".join(map(str, pair))
+    if rank == ranks[0]:
+        host, port = store.get(f"door{pair[1]}").decode().split()
+        try:
+            socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+        except OSError as error:
+            store.set(f"knock{key}", f"no connection: {error}")
+        else:
+            store.set(f"knock{key}", "")
+    return store.get(f"knock{key}").decode() or None
+
+
+def _all_reduce(store: Store, meeting: Meeting, on: torch.device, *, broken: int) -> float | None:
+    """Of all ranks. None where some do not reach others."""
+    store.add("broken", broken)
+    everybody = _wait_for_all("measured", store, meeting.world_size)
+    try:
+        whole = everybody and not store.add("broken", 0)
+        return _bandwidth(store, list(range(meeting.world_size)), meeting.rank, on) if whole else None
+    except RuntimeError:
+        return None
+    finally:
+        if meeting.rank == 0:  # it takes the store along
+            _wait_for_all("left", store, meeting.world_size)
+        else:
+            store.add("left", 1)
+
+
+def _wait_for_all(what: str, store: Store, world_size: int) -> bool:
+    """Whether all ranks come to this point in time."""
+    store.add(what, 1)
+    deadline = time.monotonic() + GROUP_TIMEOUT.total_seconds()
+    while store.add(what, 0) < world_size:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _link(store: Store, pair: tuple[int, int], ranks: Sequence[int], rank: int, on: torch.device) -> Link:
+    try:
+        if trouble := _knock(store, pair, ranks, rank):
+            return _broken(pair, trouble)
+        return Link(nodes=pair, bytes_per_second=_bandwidth(store, ranks, rank, on))
+    except RuntimeError as error:
+        return _broken(pair, str(error))
+
+
+def _bandwidth(store: Store, ranks: Sequence[int], rank: int, on: torch.device) -> float:
+    """What every rank sends per second, if the sum is made as a ring: NCCL's "bus bandwidth"."""
+    group = _group(store, ranks, rank, on)
+    num_bytes = NCCL_BYTES if on.type == "cuda" else GLOO_BYTES
+    numbers = torch.zeros(num_bytes // 4, device=on)
+    _sum(numbers, group, on)  # brings them together, and is not counted
+    best = min(_sum(numbers, group, on) for _ in range(REPEATS))
+    return 2 * (len(ranks) - 1) / len(ranks) * num_bytes / best
+
+
+def _group(store: Store, ranks: Sequence[int], rank: int, on: torch.device) -> Any:
+    """Some ranks, without the others: `torch.distributed.new_group` makes all of them wait for a pair that does not meet."""
+    own = PrefixStore("-".join(map(str, ranks)), store)
+    if on.type != "cuda":
+        return dist.ProcessGroupGloo(own, ranks.index(rank), len(ranks), GROUP_TIMEOUT)
+    torch.cuda.set_device(on)
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = GROUP_TIMEOUT
+    return dist.ProcessGroupNCCL(own, ranks.index(rank), len(ranks), options)
+
+
+def _sum(numbers: torch.Tensor, group: Any, on: torch.device) -> float:
+    """Seconds of one."""
+    started = time.monotonic()
+    group.allreduce([numbers]).wait()
+    _wait_for(on)
+    return time.monotonic() - started
+
+
+def _broken(nodes: tuple[int, ...], why: str) -> Link:
+    return Link(nodes=nodes, bytes_per_second=0.0, trouble=why.partition("\n")[0])
+
+
+def _wait_for(on: torch.device) -> None:
+    if on.type == "cuda":
+        torch.cuda.synchronize(on)

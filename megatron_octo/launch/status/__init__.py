@@ -1,0 +1,1 @@
+"""Where stages stand, what they say, and what fed them, read from what they left."""

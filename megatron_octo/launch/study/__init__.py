@@ -1,0 +1,1 @@
+"""A study as a graph of jobs, and what it stands on."""
