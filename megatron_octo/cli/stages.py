@@ -7,22 +7,40 @@ import typer
 
 from megatron_octo import units
 from megatron_octo.cli.options import DryRun, Force, Nodes, On, Out, Overrides, Recipe
-from megatron_octo.cli.running import run_one
+from megatron_octo.cli.running import run, run_one
 from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
-from megatron_octo.curation.config import TinyWorld
+from megatron_octo.curation.config import Curation
 from megatron_octo.errors import ConfigError
-from megatron_octo.launch import local, place, verbs
+from megatron_octo.launch import curation, local, place, verbs
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.tokenization.config import EngineName, OnBadLine
 from megatron_octo.training.config import MidTraining, RunOptions
 
 
 def curate(
-    recipe: Recipe, out: Out, overrides: Overrides = None, on: On = "local", nodes: Nodes = None, dry_run: DryRun = False,
+    recipe: Recipe,
+    out: Out,
+    overrides: Overrides = None,
+    input_: Annotated[
+        list[Path] | None,
+        typer.Option("--input", help="files, directories, globs of JSONL (.gz, .zst), Parquet, WARC; several times"),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: all cores")] = None,
+    on: On = "local",
+    nodes: Nodes = None,
+    dry_run: DryRun = False,
     force: Force = False,
-) -> None:  # fmt: skip
-    """Write the documents of a generated world, such as 'tiny.world'."""
-    run_one(verbs.curate(verbs.recipe(recipe, TinyWorld, overrides or []), out), on, nodes, dry_run, force)
+) -> None:
+    """Make documents: a whole curation, a published data set in the blend's format, or a generated world."""
+    chosen = verbs.curation_recipe(recipe, overrides or [], inputs=tuple(input_ or ()), workers=workers)
+    if not isinstance(chosen, Curation):
+        run_one(verbs.curate(chosen, out), on, nodes, dry_run, force)
+        return
+    if not dry_run:
+        curation.require_inputs(chosen)
+    run(curation.jobs(chosen, out), on, nodes, hold=out, out=out, dry=dry_run, force=force)
+    if on == place.LOCAL and not dry_run:
+        typer.echo(f"corpus: {out / 'corpus' / 'data'}")
 
 
 def tokenize(

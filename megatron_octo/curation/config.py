@@ -142,6 +142,8 @@ class LanguageModel:
     vllm: str | None = None
     #: Further words of its command line, such as `--tensor-parallel-size 4`.
     vllm_options: str = field(default="", metadata=AT_RUN_TIME)
+    #: That vLLM's server takes, as tensor parallel ranks.
+    gpus: int = field(default=1, metadata=AT_RUN_TIME)
     temperature: float = 0.0
     #: Of an answer that cannot be read, or a request that fails for good, so many times in all.
     attempts: int = 4
@@ -198,6 +200,10 @@ class Classifier:
     epochs: int = 3
     #: Of the hashed n-grams; fastText's own.
     buckets: int = 2_000_000
+    #: Train on as many positives as negatives; the larger class is thinned. What is held out stays as it is (guess: 0.4 would keep little
+    #: of a class that is one in ten).
+    balance: bool = True
+    #: Of the annotated documents, the same of every year and class.
     held_out_share: float = 0.1
     #: The paper's; the table in the stage's report is what to choose it from.
     threshold: float = 0.4
@@ -206,7 +212,9 @@ class Classifier:
     seed: int = 1234
 
     def __post_init__(self) -> None:
-        require_positive(self, "dim", "word_ngrams", "min_count", "epochs", "buckets", "threads")
+        require_positive(self, "positive_from", "dim", "word_ngrams", "min_count", "epochs", "buckets", "threads")
+        if self.positive_from > 5:
+            raise ConfigError(f"positive_from is {self.positive_from}; documents have 0 to 5 points")
         for name in ("held_out_share", "threshold"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give a number between 0 and 1")
@@ -221,19 +229,26 @@ class Relevance(InParts):
     #: None takes the classifier's.
     threshold: float | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold is {self.threshold}; give a number from 0 to 1, or none for the classifier's")
+
 
 # Duplicates and benchmarks --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signatures(InParts):
-    """Digests and MinHashes [MegaMath: 11 bands of 10 hashes, threshold 0.75]."""
+    """Digests and MinHashes."""
 
     documents: Path = Path("relevant")
     #: Words of a shingle; datatrove's and FineWeb's.
     ngram: int = 5
-    bands: int = 11
-    rows: int = 10
+    #: Bands and hashes in each: FineWeb's [arXiv 2406.17557]. They bring 99.96 % of pairs of similarity 0.9 to the comparison;
+    #: MegaMath's 11 bands of 10 hashes 99.1 %.
+    bands: int = 14
+    rows: int = 8
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -246,7 +261,14 @@ class Duplicates:
     """Which documents are copies: of each group the first stays."""
 
     signatures: Path = Path("signatures")
+    #: Of MinHashes, the share that two documents have in common if they are near duplicates [MegaMath: 0.75].
+    min_similarity: float = 0.75
     workers: int = field(default=1, metadata=AT_RUN_TIME)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "workers")
+        if not 0 < self.min_similarity <= 1:
+            raise ConfigError(f"min_similarity is {self.min_similarity:g}; give a number above 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,9 +330,37 @@ class Publication(InParts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curation:
-    """All steps. Their paths are names below the directory of the run."""
+class TinyWeb:
+    """A small generated web as raw material (`pages.py`): WARC, Parquet and JSONL with what a curation has to find. Shares are guesses."""
 
+    seed: int
+    documents: int
+    #: Files, spread over the three kinds.
+    files: int = 12
+    #: Of pages, copies to the byte and copies with a few words changed.
+    exact_duplicates: float = 0.05
+    near_duplicates: float = 0.05
+    #: In other languages than English.
+    foreign: float = 0.1
+    #: Pages that hold a benchmark question.
+    planted_questions: int = 50
+
+    def __post_init__(self) -> None:
+        require_positive(self, "documents", "files")
+        planted = self.exact_duplicates + self.near_duplicates + self.foreign + self.planted_questions / self.documents
+        if planted > 0.5:
+            raise ConfigError(
+                f"copies, foreign pages and planted questions are {planted:.0%} of the pages; plant at most half, so that copies have "
+                "originals"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curation:
+    """All steps. Their paths are names below the directory of the run; they are cut into as many parts as `reading`."""
+
+    #: Generated first, in the place of `reading.inputs`.
+    web: TinyWeb | None = None
     reading: Reading
     annotation: Annotation
     classifier: Classifier = field(default_factory=Classifier)
@@ -334,6 +384,7 @@ class Published(enum.Enum):
     MEGAMATH_CODE = "megamath_code"
     MEGAMATH_QA = "megamath_qa"
     MEGAMATH_TEXT_CODE_BLOCK = "megamath_text_code_block"
+    MEGAMATH_TRANSLATED_CODE = "megamath_translated_code"
     OPENR1_MATH_220K = "openr1_math_220k"
     AM_DEEPSEEK_DISTILLED_40M = "am_deepseek_distilled_40m"
     OPENMATHINSTRUCT2 = "openmathinstruct2"
@@ -341,6 +392,8 @@ class Published(enum.Enum):
     TULU3_PERSONAS_IF = "tulu3_personas_if"
     WILDCHAT = "wildchat"
     ULTRACHAT_200K = "ultrachat_200k"
+    #: The last three as one corpus.
+    INSTRUCTION = "instruction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,3 +405,8 @@ class Importing(InParts):
     inputs: tuple[Path, ...] = ()
     #: The first so many rows of each part, for a try.
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit is not None:
+            require_positive(self, "limit")

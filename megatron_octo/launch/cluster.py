@@ -9,9 +9,9 @@ from pathlib import Path
 from megatron_octo import artifacts, units
 from megatron_octo.errors import ConfigError, ResourceError
 from megatron_octo.launch import provenance
-from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobs import Job, write_config
 from megatron_octo.launch.jobscript import batch as batches
-from megatron_octo.launch.jobscript import scripts
+from megatron_octo.launch.jobscript import scripts, skypilot
 from megatron_octo.launch.jobscript.batch import BatchJob
 from megatron_octo.launch.place import Kind, Place
 from megatron_octo.launch.slurm import ledger, queue, ssh, submitting
@@ -34,9 +34,10 @@ def run(jobs: Sequence[Job], place: Place, nodes: int | None, study_dir: Path, c
         ArtifactError: a stage was made with another config, or from other inputs.
         ResourceError: jobs of this study are still queued; Slurm or the login node refuses.
     """
-    if place.kind is not Kind.SLURM:
-        raise ConfigError(f"this place is of kind {place.kind.value}, and stages are submitted to slurm only")
     study = study_dir.absolute()
+    if place.kind is Kind.SKYPILOT:
+        _print_pipeline(jobs, place, nodes, study, dry)
+        return
     batch = batches.prepare(open_jobs(jobs), place, nodes, study, Path.cwd() if place.ssh is None else study)
     if not batch:
         print("every stage is done; nothing to submit", file=sys.stderr)
@@ -59,6 +60,18 @@ def run(jobs: Sequence[Job], place: Place, nodes: int | None, study_dir: Path, c
     ledger.write(study, _ledger(batch, made, ids, place, command))
     for one in batch:
         print(f"{one.job.name}: job {', '.join(_ids(one, made, ids))}", file=sys.stderr)
+
+
+def _print_pipeline(jobs: Sequence[Job], place: Place, nodes: int | None, study: Path, dry: bool) -> None:
+    if not dry:
+        raise ConfigError(
+            f"places of kind {place.kind.value} are experimental: --dry-run prints what 'sky jobs launch' takes, nothing is submitted"
+        )
+    batch = batches.prepare(open_jobs(jobs), place, nodes, study, Path.cwd())
+    text = skypilot.pipeline(batch, place, name=study.name.removesuffix(".logs"))
+    for one in batch:
+        write_config(one.job)
+    print(text, end="")
 
 
 def open_jobs(jobs: Sequence[Job]) -> list[Job]:

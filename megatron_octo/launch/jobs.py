@@ -49,6 +49,29 @@ class Job:
         ]
 
 
+def stage(
+    out: Path,
+    name: str,
+    module: str,
+    config: object,
+    *,
+    needs: tuple[str, ...] = (),
+    always_starts: bool = False,
+    ranks: int = 1,
+) -> Job:
+    """A job of several below `out`, in a directory that carries its name."""
+    return Job(
+        name=name,
+        module=f"megatron_octo.{module}",
+        config=config,
+        out=out / name,
+        logs=out / "logs" / name,
+        ranks=ranks,
+        always_starts=always_starts,
+        needs=needs,
+    )
+
+
 def logs_beside(out: Path) -> Path:
     """Where the launcher notes what it does for a stage of its own."""
     return out.with_name(f"{out.name}.logs")

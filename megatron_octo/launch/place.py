@@ -22,8 +22,7 @@ class Kind(enum.Enum):
     """What takes the jobs."""
 
     SLURM = "slurm"
-    #: Rendered, never submitted: nothing of these has run anywhere.
-    KUBERAY = "kuberay"
+    #: Clouds and Kubernetes. Experimental: printed by --dry-run, never submitted.
     SKYPILOT = "skypilot"
 
 
@@ -107,6 +106,9 @@ class Place:
     #: Further options of every srun: ["--mpi=none"].
     srun: tuple[str, ...] = ()
     ssh: SSH | None = None
+    #: SkyPilot's name of the GPUs, such as H100, and further `resources` of its tasks: {"infra": "k8s", "use_spot": true}.
+    accelerator: str | None = None
+    resources: dict[str, str | int | bool] = field(default_factory=dict)
     #: What `plan` multiplies GPU-hours by.
     price_per_gpu_hour: float | None = None
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from megatron_octo import artifacts, config, recipes
 from megatron_octo.conversion.config import Conversion
-from megatron_octo.curation.config import TinyWorld
+from megatron_octo.curation.config import Curation, Importing, InParts, TinyWorld
 from megatron_octo.errors import ArtifactError, ConfigError, CorpusError, nearest
 from megatron_octo.evaluation.config import Evaluation, Export, Overlap
 from megatron_octo.launch import conversion_source
@@ -28,6 +28,7 @@ from megatron_octo.training.config import MidTraining, RunOptions, TrainingJob
 from megatron_octo.training.precision import Precision
 
 RecipeT = TypeVar("RecipeT")
+StepT = TypeVar("StepT", bound=InParts)
 
 
 def recipe(name: str, kind: type[RecipeT], overrides: Sequence[str]) -> RecipeT:
@@ -67,8 +68,40 @@ def require_study_disk(study: Study, jobs: Sequence[Job], directory: Path) -> No
     artifacts.require_disk(directory, needs)
 
 
-def curate(world: TinyWorld, out: Path) -> Job:
-    return _job("curate", "megatron_octo.curation.run", world, out)
+def curate(recipe: TinyWorld | Importing, out: Path) -> Job:
+    """A curation of one step."""
+    module = "importing_run" if isinstance(recipe, Importing) else "run"
+    return _job("curate", f"megatron_octo.curation.{module}", recipe, out)
+
+
+def curation_recipe(
+    name: str, overrides: Sequence[str], *, inputs: tuple[Path, ...], workers: int | None
+) -> Curation | Importing | TinyWorld:
+    """The recipe with the command line's `--input` and `--workers`; `tiny` is short for `tiny.curation`."""
+    found = recipes.load(name if "." in name or ":" in name else f"{name}.curation")
+    if not isinstance(found, (Curation, Importing, TinyWorld)):
+        raise ConfigError(
+            f"recipe '{name}' is a {type(found).__name__}; this verb takes a Curation, Importing or TinyWorld"
+        )
+    found = config.override(_with_inputs(found, inputs), overrides)
+    if isinstance(found, Curation):
+        return dataclasses.replace(found, reading=_with_workers(found.reading, workers))
+    return _with_workers(found, workers) if isinstance(found, Importing) else found
+
+
+def _with_workers(step: StepT, workers: int | None) -> StepT:
+    return step if workers is None else dataclasses.replace(step, workers=workers)
+
+
+def _with_inputs(recipe: RecipeT, inputs: tuple[Path, ...]) -> RecipeT:
+    """A curation of the user's files. Raises `ConfigError` for one that has no inputs."""
+    if not inputs:
+        return recipe
+    if isinstance(recipe, Importing):
+        return dataclasses.replace(recipe, inputs=inputs)
+    if isinstance(recipe, Curation):
+        return dataclasses.replace(recipe, web=None, reading=dataclasses.replace(recipe.reading, inputs=inputs))
+    raise ConfigError(f"--input is for recipes that read files, a {type(recipe).__name__} is generated")
 
 
 def tokenization(

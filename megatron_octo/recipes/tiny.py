@@ -8,7 +8,18 @@ written in docs/tiny-study/README.md.
 import dataclasses
 
 from megatron_octo.conversion.config import ExportDtype
-from megatron_octo.curation.config import CorpusSize, TinyWorld
+from megatron_octo.curation.config import (
+    Annotation,
+    Classifier,
+    CorpusSize,
+    Curation,
+    LanguageModel,
+    Publication,
+    Reading,
+    Refinement,
+    TinyWeb,
+    TinyWorld,
+)
 from megatron_octo.recipes.study import WorldStudy
 from megatron_octo.rl.config import Engine, LengthStage, ReinforcementLearning
 from megatron_octo.templates import Template
@@ -65,6 +76,19 @@ def world() -> TinyWorld:
         ),
         rl_problems=2_000,
         test_problems=400,
+    )
+
+
+def curation() -> Curation:
+    """Every step of curation on a small generated web, with a stand-in for the language model."""
+    return Curation(
+        web=TinyWeb(seed=1, documents=5_000),
+        reading=Reading(inputs=(), parts=8),
+        annotation=Annotation(sample=1_000, model=LanguageModel()),
+        # A tenth of the published size in every direction: a thousand documents teach no more (guess).
+        classifier=Classifier(dim=32, epochs=10, buckets=20_000, word_ngrams=2),
+        refinement=Refinement(model=LanguageModel()),
+        publication=Publication(name="tiny_math_web"),
     )
 
 

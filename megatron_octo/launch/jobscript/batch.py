@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_octo.conversion.config import Conversion
+from megatron_octo.curation.config import InParts
 from megatron_octo.errors import ConfigError
 from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.jobscript import requests
@@ -47,7 +48,7 @@ class BatchJob:
     @property
     def tasks(self) -> int:
         """Tasks of the array that shares the stage; 1 is no array."""
-        return self.job.config.tasks if isinstance(self.job.config, (Tokenization, Conversion)) else 1
+        return self.job.config.tasks if isinstance(self.job.config, (Tokenization, Conversion, InParts)) else 1
 
     @property
     def passes(self) -> int:

@@ -8,6 +8,7 @@ everything else         one task
 from dataclasses import dataclass
 
 from megatron_octo.conversion.config import Conversion
+from megatron_octo.curation.config import Annotation, Duplicates, InParts, Refinement
 from megatron_octo.errors import ConfigError
 from megatron_octo.evaluation.config import Engine as EvaluationEngine
 from megatron_octo.evaluation.config import Evaluation, Overlap
@@ -116,6 +117,8 @@ def _gpus(config: object) -> int:
     """GPUs of a stage that runs in one process."""
     if isinstance(config, Evaluation):
         return 0 if config.engine is EvaluationEngine.SERVER else 1
+    if isinstance(config, (Annotation, Refinement)):
+        return config.model.gpus if config.model.vllm is not None else 0
     return 1 if isinstance(config, RLJob) else 0
 
 
@@ -123,5 +126,9 @@ def _cpus(job: Job, place: Place, gpus: int) -> int:
     """A share of the node as large as that of its GPUs, or what the stage's workers use."""
     if gpus:
         return max(1, place.cpus_per_node * gpus // place.gpus_per_node)
-    workers = job.config.workers if isinstance(job.config, (Conversion, Overlap, Tokenization)) else DEFAULT_CPUS
+    workers = (
+        job.config.workers
+        if isinstance(job.config, (Conversion, Overlap, Tokenization, InParts, Duplicates))
+        else DEFAULT_CPUS
+    )
     return min(workers, place.cpus_per_node)

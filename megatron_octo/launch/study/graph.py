@@ -11,9 +11,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobs import Job, stage
 from megatron_octo.launch.study import grounds
-from megatron_octo.launch.study.grounds import Ground, stage
+from megatron_octo.launch.study.grounds import Ground
 from megatron_octo.launch.verbs import RL_MODULES
 from megatron_octo.plotting.config import Report, ReportedModel
 from megatron_octo.recipes.study import Study, directory_name

@@ -13,7 +13,7 @@ from megatron_octo.conversion.config import Conversion, Direction
 from megatron_octo.errors import ConfigError, CorpusError, listed
 from megatron_octo.evaluation.config import Evaluation, Overlap, Source
 from megatron_octo.launch import evaluations
-from megatron_octo.launch.jobs import Job
+from megatron_octo.launch.jobs import Job, stage
 from megatron_octo.recipes.study import ModelStudy, Study, WorldStudy
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.tokenization.config import Tokenization, TokenizerTraining
@@ -60,29 +60,6 @@ def of(study: Study, out: Path) -> Ground:
         return WorldGround(study, out)
     assert isinstance(study, ModelStudy)
     return ModelGround(study, out)
-
-
-def stage(
-    out: Path,
-    name: str,
-    module: str,
-    config: object,
-    *,
-    needs: tuple[str, ...] = (),
-    always_starts: bool = False,
-    ranks: int = 1,
-) -> Job:
-    """A job in the study's directory that carries its name."""
-    return Job(
-        name=name,
-        module=f"megatron_octo.{module}",
-        config=config,
-        out=out / name,
-        logs=out / "logs" / name,
-        ranks=ranks,
-        always_starts=always_starts,
-        needs=needs,
-    )
 
 
 class WorldGround:

@@ -299,8 +299,8 @@ def test_what_an_earlier_job_makes_need_not_be_there(tmp_path: Path) -> None:
 
 
 def test_only_slurm_can_be_asked(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="kind kuberay"):
-        examined(tmp_path, dataclasses.replace(PLACE, kind=Kind.KUBERAY))
+    with pytest.raises(ConfigError, match="kind skypilot"):
+        examined(tmp_path, dataclasses.replace(PLACE, kind=Kind.SKYPILOT))
 
 
 def test_partitions() -> None:

@@ -14,7 +14,7 @@ from megatron_octo.errors import ArtifactError, ConfigError, ResourceError
 from megatron_octo.launch import cluster
 from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.jobscript import batch
-from megatron_octo.launch.place import SSH, Kind, Place, Restart, Submitter
+from megatron_octo.launch.place import SSH, Place, Restart, Submitter
 from megatron_octo.launch.slurm import ledger, submitting
 from megatron_octo.launch.slurm.submitting import Submission
 
@@ -231,11 +231,6 @@ def test_a_second_submission_keeps_what_the_first_one_noted(tmp_path: Path, said
     assert (found.command, list(found.jobs)) == ("second", ["shards/web", "stable", "decay", "rl/long/seed0", "report"])
     assert (found.jobs["stable"].id, found.jobs["decay"].id) == ("107", "104")
     assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 2
-
-
-def test_places_where_nothing_of_ours_runs(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="this place is of kind kuberay"):
-        cluster.run(graph(tmp_path), dataclasses.replace(PLAIN, kind=Kind.KUBERAY), 1, tmp_path, "c", dry=True)
 
 
 def test_nemo_run_is_missed_with_a_way_out(tmp_path: Path, said: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,85 @@
+"""A curation as a graph of jobs: each step a stage of its own, below the directory of the run.
+
+[web ->] documents -> annotations -> classifier -> relevant -> signatures -> duplicates -> unique -> [refined ->] corpus
+"""
+
+import dataclasses
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from megatron_octo.curation.config import Curation, InParts, Publication
+from megatron_octo.errors import ConfigError, CorpusError
+from megatron_octo.evaluation.config import Source
+from megatron_octo.launch.jobs import Job, stage
+
+StepT = TypeVar("StepT", bound=InParts)
+
+
+def jobs(curation: Curation, out: Path) -> list[Job]:
+    """Every step, in an order that respects what needs what."""
+    return list(_jobs(curation, out))
+
+
+def require_inputs(curation: Curation) -> None:
+    """Raises `CorpusError` where an input is missing, `ConfigError` for a file of a prompt or benchmark that is not there."""
+    refinement = curation.refinement
+    named = [curation.annotation.prompt_file, refinement.prompt_file if refinement else None]
+    named += [source.file for source in curation.unique.benchmarks]
+    for file in named:
+        if file is not None and not file.is_file():
+            raise ConfigError(f"there is no file {file}; name one that exists")
+    if curation.web is None:
+        for path in curation.reading.inputs:
+            if not path.exists() and not glob.glob(str(path), recursive=True):
+                raise CorpusError(f"there is no input {path}; name files, directories or globs with --input")
+
+
+def _jobs(curation: Curation, out: Path) -> Iterator[Job]:
+    reading = curation.reading
+    if curation.web is not None:
+        yield stage(out, "web", "curation.pages_run", curation.web)
+        reading = dataclasses.replace(reading, inputs=(out / "web" / "raw",))
+    yield _step(out, "documents", "reading_run", reading, *(["web"] if curation.web else []))
+    annotation = dataclasses.replace(curation.annotation, documents=out / "documents")
+    yield _step(out, "annotations", "annotating_run", annotation, "documents")
+    classifier = dataclasses.replace(curation.classifier, annotations=out / "annotations")
+    yield _step(out, "classifier", "classifier_run", classifier, "annotations")
+    relevance = _cut(reading, curation.relevance, documents=out / "documents", classifier=out / "classifier")
+    yield _step(out, "relevant", "relevance_run", relevance, "documents", "classifier")
+    signatures = _cut(reading, curation.signatures, documents=out / "relevant")
+    yield _step(out, "signatures", "signatures_run", signatures, "relevant")
+    duplicates = dataclasses.replace(curation.duplicates, signatures=out / "signatures", workers=reading.workers)
+    yield _step(out, "duplicates", "duplicates_run", duplicates, "signatures")
+    unique = _cut(reading, curation.unique, documents=out / "relevant", duplicates=out / "duplicates")
+    if curation.web is not None:
+        unique = dataclasses.replace(
+            unique, benchmarks=(Source(name="planted", file=out / "web" / "questions.jsonl"), *unique.benchmarks)
+        )
+    yield _step(out, "unique", "unique_run", unique, "relevant", "duplicates")
+    last = "unique"
+    if curation.refinement is not None:
+        refinement = _cut(reading, curation.refinement, documents=out / "unique")
+        last = "refined"
+        yield _step(out, last, "refining_run", refinement, "unique")
+    yield _corpus(curation, reading, out, last)
+
+
+def _corpus(curation: Curation, reading: InParts, out: Path, last: str) -> Job:
+    names = ["documents", "annotations", "classifier", "relevant", "signatures", "duplicates", "unique"]
+    names += [last] if last not in names else []
+    publication: Publication = _cut(
+        reading, curation.publication, documents=out / last, steps=tuple(out / name for name in names)
+    )
+    return _step(out, "corpus", "publishing_run", publication, *names)
+
+
+def _step(out: Path, name: str, module: str, config: object, *needs: str) -> Job:
+    return stage(out, name, f"curation.{module}", config, needs=tuple(needs))
+
+
+def _cut(first: InParts, step: StepT, **paths: Path | Sequence[Path]) -> StepT:
+    """A step over as many parts as the first, by as many workers."""
+    changes: dict[str, Any] = {name: getattr(first, name) for name in ("parts", "executor", "workers", "tasks")}
+    return dataclasses.replace(step, **changes | paths)
