@@ -2,12 +2,13 @@
 
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import typer
 
-from megatron_octo.launch import cluster, local, place, verbs
-from megatron_octo.launch.jobs import Job
+from megatron_octo.launch import cluster, local, place, provenance, verbs
+from megatron_octo.launch.jobs import Job, write_config
 from megatron_octo.launch.jobs import dry_run as jobs_as_text
 
 
@@ -28,7 +29,20 @@ def run(jobs: list[Job], on: str, nodes: int | None, *, hold: Path, out: Path, d
         typer.echo(jobs_as_text(jobs))
         return
     with local.exclusive(hold, output=out):
-        local.run(jobs, force=force)
+        if len(jobs) > 1:
+            provenance.note(hold, jobs, command=typed())
+        local.run(jobs, force=force, starting=_recorder(jobs))
+
+
+def _recorder(jobs: Sequence[Job]) -> Callable[[Job], None]:
+    """Writes a job's config, and where it comes from, beside it."""
+    record = provenance.recorder(jobs, None, command=typed())
+
+    def starting(job: Job) -> None:
+        write_config(job)
+        record(job)
+
+    return starting
 
 
 def typed() -> str:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,17 @@ SETTLE_SECONDS = 0.5
 LAST_LINES = 15
 
 
-def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -> None:
+def run(
+    jobs: Sequence[Job],
+    *,
+    cores: int | None = None,
+    force: bool = False,
+    starting: Callable[[Job], None] = write_config,
+) -> None:
     """Run jobs after those they need, several at a time while their ranks fit the cores. Finished stages are skipped.
 
+    Args:
+        starting: called for each job whose processes are about to start; writes at least its config.
     Raises:
         StageFailedError: a job ended badly. What runs beside it is stopped, what finished stays.
         SystemExit: the only job refused what the user gave, and said so itself.
@@ -69,6 +77,8 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
                 elif sum(other.job.ranks for other in running) + job.ranks <= max(cores, job.ranks):
                     waiting.remove(job)
                     alone = len(jobs) == 1
+                    doctor.require(job.module)
+                    starting(job)
                     running.append(_Running(job, cores=cores, alone=alone, force=standings[job.name] is Standing.REDO))
             for one in [one for one in running if one.poll()]:
                 running.remove(one)
@@ -86,9 +96,10 @@ def run(jobs: Sequence[Job], *, cores: int | None = None, force: bool = False) -
 
 def _forget_unless_begun(job: Job) -> None:
     """Remove what the launcher noted about a job that was refused before it made anything, unless a process left words there."""
-    noted = {job.config_file.name, LOCK}
-    if not (job.out / artifacts.MARK).exists() and {path.name for path in job.logs.glob("*")} <= noted:
-        job.config_file.unlink(missing_ok=True)
+    noted = {path for path in job.logs.glob("*") if path.suffix in (".json", ".diff")}
+    if not (job.out / artifacts.MARK).exists() and set(job.logs.glob("*")) <= noted | {job.logs / LOCK}:
+        for file in noted:
+            file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # the lock is in there: `exclusive` removes both
             job.logs.rmdir()
 
@@ -177,9 +188,7 @@ class _Running:
     """The processes of one job."""
 
     def __init__(self, job: Job, *, cores: int, alone: bool, force: bool) -> None:
-        doctor.require(job.module)
         port = _port() if job.ranks > 1 else None
-        write_config(job)
         self.job = job
         self.started = time.monotonic()
         self.alone = alone

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,26 @@ def record(jobs: Sequence[Job], place: Place | None, *, command: str) -> None:
         place: where they will run; None is this machine, whose packages are written down too.
         command: what the user typed.
     """
+    write = recorder(jobs, place, command=command)
+    for job in jobs:
+        write(job)
+
+
+def recorder(jobs: Sequence[Job], place: Place | None, *, command: str) -> Callable[[Job], None]:
+    """`record` one by one, for a launcher that learns on the way which of the jobs it starts; what they share is read once."""
     sources = _sources(Path.cwd())
     outs = {job.name: str(job.out.absolute()) for job in jobs}
-    for job in jobs:
+    machine = environment() if place is None else None
+
+    def write(job: Job) -> None:
         job.logs.mkdir(parents=True, exist_ok=True)
         for name, state in sources.items():
             _write_diff(job.logs / f"{name}.diff", state)
         artifacts.write_json(job.logs / RUN, _run(job, place, outs, sources, command))
-        if place is None:
-            artifacts.write_json(job.logs / ENVIRONMENT, environment())
+        if machine is not None:
+            artifacts.write_json(job.logs / ENVIRONMENT, machine)
+
+    return write
 
 
 def note(study: Path, jobs: Sequence[Job], *, command: str) -> None:

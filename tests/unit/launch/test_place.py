@@ -21,14 +21,14 @@ def test_the_smallest_place(tmp_path: Path) -> None:
     assert load(written(tmp_path, SMALLEST)) == Place(kind=Kind.SLURM, cpus_per_node=64, time_limit="04:00:00")
 
 
-@pytest.mark.parametrize("name", ["slurm_containers", "slurm", "ssh"])
+@pytest.mark.parametrize("name", ["skypilot", "slurm_containers", "slurm", "ssh"])
 def test_the_examples_load_and_survive_a_round_trip(name: str) -> None:
     found = load(EXAMPLES / f"{name}.yaml")
     assert config.from_dict(Place, config.to_dict(found)) == found
 
 
 def test_every_example_is_known() -> None:
-    assert sorted(file.stem for file in EXAMPLES.glob("*")) == ["slurm", "slurm_containers", "ssh"]
+    assert sorted(file.stem for file in EXAMPLES.glob("*")) == ["skypilot", "slurm", "slurm_containers", "ssh"]
 
 
 def test_what_the_examples_say() -> None:
