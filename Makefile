@@ -8,14 +8,14 @@ BIN := .venv/bin
 demo: .venv/installed  ## the whole recipe in miniature: text to report (runs/tiny/report/report.html)
 	$(BIN)/megatron-octo study tiny --seeds $(SEEDS)
 
-test: .venv/installed  ## all CPU tests
-	$(BIN)/python -m pytest
+test: .venv/installed  ## all CPU tests; two processes, as many a test starts two ranks of its own
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-openrlhf: .venv-openrlhf/installed  ## the real OpenRLHF with Ray, vLLM and DeepSpeed on a CPU; a few GB, minutes
 	.venv-openrlhf/bin/python -m pytest tests/openrlhf
 
-test-slurm: .venv/installed .venv-launch/installed  ## jobs on real Slurm daemons on this machine; root on Debian, minutes
-	OCTO_LAUNCHER=$(CURDIR)/.venv-launch/bin/megatron-octo $(BIN)/python -m pytest tests/slurm
+test-slurm: .venv/installed .venv-launch/installed  ## jobs on real Slurm daemons on this machine, which it installs; root on Debian, minutes
+	OCTO_LAUNCH_ENV=$(CURDIR)/.venv-launch $(BIN)/python -m pytest tests/slurm -rs --durations 20
 
 lint: .venv/installed  ## ruff and mypy
 	$(BIN)/ruff check .

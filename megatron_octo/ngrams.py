@@ -34,6 +34,7 @@ _SPACE = 0x20
 _FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 #: Odd, with bits that look random: the golden ratio's, and two of the mixer of splitmix64.
 _BASE, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_INVERSE_BASE = pow(_BASE, -1, 1 << 64)
 
 Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
@@ -105,6 +106,20 @@ def normalised(text: str) -> bytes:
     return text.encode().translate(_ASCII)
 
 
+def shingles(documents: Sequence[str], *, ngram: int) -> tuple[Hashes, Numbers]:
+    """Hashes of every document's n-grams, document after document, and where each document's begin and the last one's end.
+
+    A document of fewer words has one n-gram, all of them; so every document has at least one.
+    """
+    text = _Text.of(documents)
+    firsts = np.append(text.first_words, text.num_words)
+    counts = np.maximum(np.diff(firsts) - ngram + 1, 1)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    words = np.arange(starts[-1]) + np.repeat(firsts[:-1] - starts[:-1], counts)
+    stops = np.minimum(words + ngram, np.repeat(firsts[1:], counts))
+    return _mixed(text.hashes_between(words, stops)), starts
+
+
 @dataclass(frozen=True)
 class _Text:
     """The words of some documents, one after the other."""
@@ -158,7 +173,11 @@ class _Text:
         if self.num_words < width:
             return np.zeros(0, np.uint64)
         sums = self.sums[width:] - self.sums[:-width]
-        return sums * _powers(pow(_BASE, -1, 1 << 64), len(sums))
+        return sums * _powers(_INVERSE_BASE, len(sums))
+
+    def hashes_between(self, words: Numbers, stops: Numbers) -> Hashes:
+        """Of the words from `words[i]` up to `stops[i]`."""
+        return (self.sums[stops] - self.sums[words]) * _powers(_INVERSE_BASE, self.num_words + 1)[words]
 
     def _word_hashes(self) -> Hashes:
         eight_bytes: Hashes = np.ndarray((len(self.data) - 7,), np.dtype("<u8"), self.data, strides=(1,))

@@ -3,8 +3,10 @@
 Heavy packages are imported by the stages' processes, never here: `--help`, `list`, `show` and `--dry-run` answer at once.
 """
 
+import importlib.metadata
 import signal
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -37,6 +39,28 @@ VERBS: dict[str, Callable[..., None]] = {
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda asked: _say_version() if asked else None,
+            is_eager=True,
+            help="print the version",
+        ),
+    ] = False,
+) -> None:
+    """The OctoThinker recipe: raw text to mid-training, reinforcement learning and a report."""
+
+
+def _say_version() -> None:
+    typer.echo(importlib.metadata.version("megatron-octo"))
+    raise typer.Exit
+
+
 for name, verb in VERBS.items():
     app.command(name)(verb)
 

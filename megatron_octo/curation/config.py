@@ -15,8 +15,10 @@ lie in part 3 of every later step.
 """
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from megatron_octo.config import AT_RUN_TIME, require_positive
 from megatron_octo.errors import ConfigError
@@ -183,6 +185,11 @@ class Annotation:
     def __post_init__(self) -> None:
         require_positive(self, "sample", "max_characters", "max_new_tokens")
 
+    def continues(self, changed: Mapping[str, tuple[Any, Any]]) -> bool:
+        """A larger sample holds the smaller one, whose answers are kept."""
+        old, new = changed.get("sample", (0, 0))
+        return changed.keys() == {"sample"} and old < new
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
@@ -298,15 +305,15 @@ class Refinement(InParts):
     prompt_file: Path | None = None
     model: LanguageModel
     #: Longer documents are rewritten in chunks, cut where paragraphs end.
-    max_characters: int = 12_000
-    #: Of the answer for one chunk.
+    max_characters: int = 10_000
+    #: Of the answer for one chunk; one as long as the chunk fits at 2.4 characters a token, which formulas may need (guess).
     max_new_tokens: int = 4_096
     #: Characters of the rewritten text per character of the original; outside, the document is dropped (guesses).
     min_length_ratio: float = 0.1
     max_length_ratio: float = 2.0
-    #: What the rewritten text must be; None does not look.
+    #: Of the rewritten text: where another one is told, with `min_score` or more, the document is dropped. None does not look.
     language: Language | None = field(default_factory=Language)
-    #: Keep the original, marked `refined: false`, where the answer is a refusal, a copy or out of bounds; otherwise it is dropped.
+    #: Keep the original, marked `refined: false`, where no attempt gives a text that can be used; otherwise it is dropped.
     keep_failed: bool = False
 
     def __post_init__(self) -> None:

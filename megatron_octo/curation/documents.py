@@ -20,8 +20,9 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
+from megatron_octo import artifacts
 from megatron_octo.curation.parts import OURS
-from megatron_octo.errors import CorpusError
+from megatron_octo.errors import ConfigError, CorpusError
 
 FOLDER = "documents"
 REJECTS = "rejects"
@@ -62,6 +63,15 @@ def read(stage: Path, part: int) -> Iterator[Document]:
         raise CorpusError(f"{file} is missing; run the step that makes it again, with as many parts") from error
     except (OSError, ValueError, zstandard.ZstdError, KeyError) as error:
         raise CorpusError(f"{file} is damaged ({error}); run the step that makes it again") from error
+
+
+def require_parts(stage: Path, parts: int) -> None:
+    """Raises `ConfigError` where a finished stage has another number of parts than the step that reads it asks for."""
+    found = artifacts.finished(stage)["config"].get("parts")
+    if found != parts:
+        raise ConfigError(
+            f"the documents in {stage} lie in {found} parts, and parts={parts} are asked for; give parts={found}"
+        )
 
 
 class Read(PipelineStep):  # type: ignore[misc]

@@ -12,6 +12,7 @@ The tasks of an array share the parts of one stage; the one that finds all of th
 
 import contextlib
 import functools
+import io
 import json
 import os
 import threading
@@ -113,8 +114,9 @@ class _OnePart(PipelineExecutor):  # type: ignore[misc]
         self._parts, self._part = parts, part
 
     def run(self) -> None:
-        # Rank 0 of a machine writes its log on the terminal too.
-        self._run_for_rank(self._part, local_rank=1)
+        # All that datatrove says is in the part's log file; it would print errors with their tracebacks besides.
+        with contextlib.redirect_stderr(io.StringIO()):
+            self._run_for_rank(self._part, local_rank=1)
 
     @property
     def world_size(self) -> int:

@@ -3,9 +3,10 @@
     megatron-octo tokenize text.openmathinstruct2 --input /data/openmathinstruct2 --tokenizer /models/Llama-3.2-3B \\
         --out shards/openmathinstruct2
 
-Field names as the data sets' authors publish them. How the paper joined question and solution, and whether it put a BOS before
-documents, is UNCONFIRMED: joined by a newline (recipe of the paper, section 2, of OpenR1), EOD alone between documents. The corpora
-that must be put together first (`megamath_code`, `instruction`, ...) come out of curation as JSONL with a field `text`.
+Field names as the data sets' authors publish them; all rows are taken. How the paper joined question and solution, and whether it put
+a BOS before documents, is UNCONFIRMED: joined by a newline (recipe of the paper, section 2, of OpenR1), EOD alone between documents.
+Corpora that are filtered, formatted or put together first (`instruction`, `megamath_code`, and these too, of verified rows only) come
+out of `megatron-octo curate published.CORPUS` as JSONL with a field `text`, in `documents/`.
 """
 
 from pathlib import Path

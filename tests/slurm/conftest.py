@@ -1,6 +1,6 @@
 """One cluster for all tests of this folder, and what they submit to it.
 
-The stages run in the tests' own environment, what submits them in that of OCTO_LAUNCHER (runs.py).
+The stages run in the tests' own environment, what submits them and Ray in that of OCTO_LAUNCH_ENV (runs.py).
 """
 
 import json
@@ -13,25 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemons import SCRIPT, MiniSlurm, ask
-from runs import LAUNCHER, PLACE, Octo
+from daemons import MiniSlurm, ask
+from runs import LAUNCH_BIN, PLACE, Octo
 
 HERE = Path(__file__).parent
+#: Jobs read and write below pytest's directory, which is in /tmp.
+CLUSTER = {"MINI_SLURM_ACCOUNTING": "0", "MINI_SLURM_SHARE_TMP": "1", "MINI_SLURM_CPUS": "2"}
 #: Where NeMo-Run has its folder in a container; without an image it is made on the machine.
 RUNDIR = Path("/nemo_run")
 sys.path.append(str(HERE.parent / "integration"))  # tiny_training
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.option.durations = 0
+@pytest.fixture(scope="session")
+def packages() -> None:
+    """Slurm, sshd and a compiler are installed."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        pytest.skip("the throw-away Slurm cluster needs root on Debian")
+    MiniSlurm(CLUSTER).call("install")
 
 
 @pytest.fixture(scope="session")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
-    """The plugin with pyxis' options; None where it cannot be made."""
-    if shutil.which("gcc") is None or not Path("/usr/include/slurm/spank.h").exists():
-        yield None
-        return
+def plugin(packages: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The plugin with pyxis' options."""
     made = tmp_path_factory.mktemp("plugin") / "container_options.so"
     source = HERE / "container_options.c"
     subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", made, source], check=True)
@@ -42,19 +45,12 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
 
 
 @pytest.fixture(scope="session")
-def slurm(plugin: Path | None) -> Iterator[MiniSlurm]:
+def slurm(plugin: Path) -> Iterator[MiniSlurm]:
     """The cluster, without accounting; Slurm's clients in this process find it."""
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        pytest.skip("the throw-away Slurm cluster needs root on Debian")
-    # Jobs read and write below pytest's directory, which is in /tmp.
-    settings = {"MINI_SLURM_ACCOUNTING": "0", "MINI_SLURM_SHARE_TMP": "1", "MINI_SLURM_CPUS": "2"}
-    cluster = MiniSlurm(settings | ({"MINI_SLURM_SPANK": str(plugin)} if plugin else {}))
+    cluster = MiniSlurm(CLUSTER | {"MINI_SLURM_SPANK": str(plugin)})
     cluster.call("down")
-    started = subprocess.run(["bash", SCRIPT, "up"], env=cluster.settings, capture_output=True, text=True, check=False)
-    if shutil.which("slurmctld") is None:
-        pytest.skip(f"Slurm could not be installed: {started.stderr[-300:]}")
-    assert started.returncode == 0, started.stderr
     try:
+        cluster.call("up")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SLURM_CONF", cluster.call("env").strip().partition("=")[2])
             patch.setenv("OMP_NUM_THREADS", "1")
@@ -65,19 +61,20 @@ def slurm(plugin: Path | None) -> Iterator[MiniSlurm]:
 
 
 @pytest.fixture(autouse=True)
-def _alone(slurm: MiniSlurm) -> Iterator[None]:
+def _alone(request: pytest.FixtureRequest) -> Iterator[None]:
     """Each test finds an empty cluster, whatever became of the one before."""
+    cluster = request.getfixturevalue("slurm") if "slurm" in request.fixturenames else None
     yield
-    if left := slurm.alive():
+    if cluster and (left := cluster.alive()):
         ask("scancel", *left)
-        slurm.wait_for(left)
+        cluster.wait_for(left)
 
 
 @pytest.fixture(params=["nemo-run", "sbatch"])
 def submitter(request: pytest.FixtureRequest) -> str:
     """Both who can hand jobs to Slurm."""
-    if request.param == "nemo-run" and LAUNCHER is None:
-        pytest.skip("name a megatron-octo beside NeMo-Run in OCTO_LAUNCHER ('make test-slurm' does)")
+    if request.param == "nemo-run" and LAUNCH_BIN is None:
+        pytest.skip("name an environment with NeMo-Run in OCTO_LAUNCH_ENV ('make test-slurm' does)")
     return str(request.param)
 
 
@@ -86,7 +83,7 @@ def octo(tmp_path: Path) -> Octo:
     """`megatron-octo WORDS...`, in a working directory of the test's own, which ends with `code`; the rest is environment."""
 
     def call(*words: object, code: int = 0, **changes: str) -> "subprocess.CompletedProcess[str]":
-        command = [LAUNCHER or str(Path(sys.executable).with_name("megatron-octo")), *map(str, words)]
+        command = [(LAUNCH_BIN or Path(sys.executable).parent) / "megatron-octo", *map(str, words)]
         done = subprocess.run(
             command, cwd=tmp_path, env=os.environ | changes, capture_output=True, text=True, timeout=300, check=False
         )

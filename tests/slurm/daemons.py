@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "integration" / "mini_slurm.sh"
+SCRIPT = Path(__file__).with_name("mini_slurm.sh")
 #: A job that was preempted, or whose node failed, comes back.
 OVER = {"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT"}
+#: On the same node at once, a requeued job still meets what ends its first session ("Job credential revoked").
+SETTLING_SECONDS = 2.5
 #: Much more than anything here takes on an idle machine.
 PATIENCE_SECONDS = 900.0
 
@@ -18,11 +20,13 @@ class MiniSlurm:
 
     def __init__(self, settings: dict[str, str]) -> None:
         self.settings = os.environ | settings
+        #: Requeued jobs and when they were first seen.
+        self.delayed: dict[str, float] = {}
 
     def call(self, *words: str) -> str:
         """`mini_slurm.sh` with these words; what it prints."""
         done = subprocess.run(
-            ["bash", SCRIPT, *words], env=self.settings, capture_output=True, text=True, timeout=300, check=False
+            ["bash", SCRIPT, *words], env=self.settings, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -45,13 +49,18 @@ class MiniSlurm:
             time.sleep(0.3)
 
     def hurry(self) -> None:
-        for id_, (state, reason, _) in self.jobs().items():
-            if state == "PENDING" and reason == "BeginTime":
+        now = time.monotonic()
+        delayed = [
+            id_ for id_, (state, reason, _) in self.jobs().items() if (state, reason) == ("PENDING", "BeginTime")
+        ]
+        self.delayed = {id_: self.delayed.get(id_, now) for id_ in delayed}
+        for id_, since in self.delayed.items():
+            if now - since >= SETTLING_SECONDS:
                 subprocess.run(["scontrol", "update", f"JobId={id_}", "StartTime=now"], check=False)
 
     def wait_for(self, ids: Sequence[str]) -> None:
-        """Until Slurm says of each of these jobs that it is over."""
-        self.wait(lambda: all(self.jobs().get(id_, [""])[0] in OVER for id_ in ids))
+        """Until Slurm says of each of these jobs, and of each task of an array, that it is over."""
+        self.wait(lambda: not {id_.partition("_")[0] for id_ in self.alive()} & set(ids))
 
 
 def ask(*words: str) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-#: A `megatron-octo` in an environment with NeMo-Run.
-LAUNCHER = os.environ.get("OCTO_LAUNCHER")
+#: Programs of an environment with NeMo-Run, which brings Ray along.
+LAUNCH_BIN = Path(os.environ["OCTO_LAUNCH_ENV"], "bin").absolute() if "OCTO_LAUNCH_ENV" in os.environ else None
 #: Nodes without GPUs, of two CPUs, where nothing is tried twice.
 PLACE = {
     "kind": "slurm",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from daemons import MiniSlurm, field, left_of
-from runs import LAUNCHER, Octo, job_ids
+from runs import LAUNCH_BIN, Octo, job_ids
 
 from megatron_octo import artifacts, recipes
-from megatron_octo.launch import study as graph
+from megatron_octo.launch.study import graph
 
 BROKEN = """#!/bin/sh
 case "$4" in */decay_short) [ -e {mended} ] || exec {python} -c 'raise RuntimeError("no device")' ;; esac
@@ -25,7 +25,7 @@ def test_a_failed_stage_takes_its_dependents_along_and_only_them(
     study, mended, python = tmp_path / "smoke", tmp_path / "mended", tmp_path / "python"
     python.write_text(BROKEN.format(mended=mended, python=sys.executable))
     python.chmod(0o755)
-    submitter = "nemo-run" if LAUNCHER else "sbatch"
+    submitter = "nemo-run" if LAUNCH_BIN else "sbatch"
     where = place(submitter=submitter, pythons={"megatron_octo.training.run": str(python)})
     said = octo("study", "tiny.smoke", "--out", study, "--on", where).stderr
     first = job_ids(said)

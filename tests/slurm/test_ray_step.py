@@ -2,23 +2,22 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from daemons import MiniSlurm, exit_code, left_of
-from runs import PLACE
+from runs import LAUNCH_BIN, PLACE
 
 from megatron_octo import config, recipes
-from megatron_octo.launch import cluster, ledger
+from megatron_octo.launch import cluster
 from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.place import Place
+from megatron_octo.launch.slurm import ledger
 from megatron_octo.rl.config import RLJob
 from megatron_octo.rl.placement import Placement
 
 HERE = Path(__file__).parent
-RAY_PYTHON = os.environ.get("OCTO_RAY_PYTHON", "")
 #: The mini cluster's nodes share /tmp, where Ray takes it that there is one machine only.
 OWN_RAY_DIRECTORY = """#!/bin/sh
 export OWN={root}/$(hostname)
@@ -26,7 +25,7 @@ exec unshare --mount sh -c 'mkdir -p /tmp/ray "$OWN" && mount --bind "$OWN" /tmp
 """
 
 pytestmark = pytest.mark.skipif(
-    not Path(RAY_PYTHON).is_file(), reason="name an interpreter with Ray in OCTO_RAY_PYTHON"
+    LAUNCH_BIN is None, reason="name an environment with Ray in OCTO_LAUNCH_ENV ('make test-slurm' does)"
 )
 
 Submit = Callable[..., str]
@@ -36,7 +35,7 @@ Submit = Callable[..., str]
 def submit(slurm: MiniSlurm, tmp_path: Path) -> Submit:
     """Submit a job that starts Ray and the driver; its number."""
     python, environment = tmp_path / "python", tmp_path / "environment.sh"
-    python.write_text(OWN_RAY_DIRECTORY.format(root=tmp_path / "ray", python=RAY_PYTHON))
+    python.write_text(OWN_RAY_DIRECTORY.format(root=tmp_path / "ray", python=f"{LAUNCH_BIN}/python"))
     python.chmod(0o755)
     environment.write_text(f"PYTHONPATH={HERE}:{HERE.parents[1]}\n")
     # The nodes count GPUs that they do not have.

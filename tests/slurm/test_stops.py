@@ -1,7 +1,7 @@
 """Training that is told to stop, that loses its node, that is cancelled: it goes on where it was, and what comes next waits."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -12,8 +12,9 @@ from runs import PLACE, Octo, rows, sessions
 from tiny_training import OptimizerState, branch, job, phase, write_shards
 
 from megatron_octo import artifacts, config, jsonl
-from megatron_octo.launch import cluster, ledger, local
+from megatron_octo.launch import cluster, local
 from megatron_octo.launch.place import Place
+from megatron_octo.launch.slurm import ledger
 
 HERE = Path(__file__).parent
 STEPS, SAVE_EVERY = 250, 25
@@ -59,8 +60,8 @@ class Run:
     def trains(self, step: int = 5) -> bool:
         return (self.out / "metrics.jsonl").exists() and len(rows(self.out)) >= step
 
-    def verdicts(self) -> Sequence[str]:
-        return [session["verdict"] for session in sessions(self.logs)]
+    def verdicts(self) -> tuple[str, ...]:
+        return tuple(session["verdict"] for session in sessions(self.logs))
 
     def longest_save(self) -> float:
         """Seconds from the step in which a session was told to stop to its end."""
@@ -90,43 +91,40 @@ def finished_as(run: Run, unbroken: Callable[[int], list[dict[str, object]]], ra
     return artifacts.is_done(run.out) and rows(run.out) == unbroken(ranks)
 
 
-@pytest.mark.slow
-def test_the_time_limit_comes_before_the_end(slurm: MiniSlurm, tmp_path: Path, unbroken: Callable[..., object]) -> None:
-    run = Run(tmp_path)
+@pytest.fixture(scope="module")
+def stopped(slurm: MiniSlurm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Runs that were told to stop in one way each, and are over. All at once: most of the time they wait for saves of 45 seconds."""
+    runs = {how: Run(tmp_path_factory.mktemp("stopped")) for how in ("time limit", "urgent job", "no requeue")}
+    node1, node2 = ({"nodelist": name} for name in ("node1", "node2"))
     # The signal comes 105 s before the end, and Slurm may be a minute early: on a busy machine before there is anything to save.
-    run.submit(save=45, save_seconds=45, time_limit="3", retries=2)
-    slurm.wait_for(run.ids)
-
-    assert {*run.verdicts()[:-1]} == {"requeued"}
-    assert run.verdicts()[-1] == "done"
-    assert run.longest_save() >= 44
-    assert finished_as(run, unbroken)
-    assert artifacts.is_done(tmp_path / "next")
-    assert run.next_waited()
+    runs["time limit"].submit(save=45, save_seconds=45, time_limit="3", retries=2, sbatch=node1)
+    runs["urgent job"].submit(save=45, sbatch=node2)
+    runs["no requeue"].submit(save=45, save_seconds=45, restart="chain", copies=3, sbatch=node1)
+    slurm.wait(lambda: runs["urgent job"].trains() and runs["no requeue"].trains())
+    ask("scancel", "--signal=TERM", runs["no requeue"].id)
+    alone_on_node2 = ("--partition=urgent", "--nodelist=node2", "--exclusive", "--output=/dev/null", "--wrap=true")
+    urgent = ask("sbatch", "--parsable", *alone_on_node2)
+    slurm.wait_for([urgent.strip(), *(id_ for run in runs.values() for id_ in run.ids)])
+    return runs
 
 
 @pytest.mark.slow
-def test_an_urgent_job_takes_the_node(slurm: MiniSlurm, tmp_path: Path, unbroken: Callable[..., object]) -> None:
-    run = Run(tmp_path)
-    ask("scontrol", "update", "PartitionName=batch", "GraceTime=60")
-    run.submit(save=45)
-    slurm.wait(run.trains)
-    node = field(run.id, "NodeList")
-    urgent = ask(
-        "sbatch",
-        "--parsable",
-        "--partition=urgent",
-        f"--nodelist={node}",
-        "--exclusive",
-        "--output=/dev/null",
-        "--wrap=true",
-    )
-    slurm.wait_for([*run.ids, urgent.strip()])
-
-    assert run.verdicts() == ["requeued", "done"]
+@pytest.mark.parametrize(
+    ("how", "verdicts"),
+    [
+        ("time limit", {("requeued", "done"), ("requeued", "requeued", "done")}),
+        ("urgent job", {("requeued", "done")}),
+        ("no requeue", {("chained", "done", "done")}),
+    ],
+)
+def test_told_to_stop_it_saves_and_goes_on(
+    stopped: dict[str, Run], how: str, verdicts: set[tuple[str, ...]], unbroken: Callable[..., object]
+) -> None:
+    run = stopped[how]
+    assert run.verdicts() in verdicts
     assert run.longest_save() >= 44
     assert finished_as(run, unbroken)
-    assert artifacts.is_done(tmp_path / "next")
+    assert artifacts.is_done(run.root / "next")
     assert run.next_waited()
 
 
@@ -176,19 +174,3 @@ def test_cancelled_it_leaves_no_process_and_nothing_half_written(
     assert finished_as(run, unbroken)
     assert artifacts.is_done(tmp_path / "next")
     assert list((run.out / "checkpoints").glob(".*")) == []
-
-
-@pytest.mark.slow
-def test_where_jobs_may_not_requeue_the_next_copy_goes_on(
-    slurm: MiniSlurm, tmp_path: Path, unbroken: Callable[..., object]
-) -> None:
-    run = Run(tmp_path)
-    run.submit(save=2, restart="chain", copies=3)
-    slurm.wait(run.trains)
-    ask("scancel", "--signal=TERM", run.id)
-    slurm.wait_for(run.ids)
-
-    assert run.verdicts() == ["chained", "done", "done"]
-    assert finished_as(run, unbroken)
-    assert artifacts.is_done(tmp_path / "next")
-    assert run.next_waited()

@@ -1,0 +1,110 @@
+"""Documents as Parquet: the rows of MegaMath-Web-Pro-Max and, after them, where each came from.
+
+One file per part, the same bytes whoever writes it.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from megatron_octo.curation.documents import NO_YEAR, year_of
+from megatron_octo.curation.parts import OURS
+from megatron_octo.errors import CorpusError
+from megatron_octo.units import MIB
+
+FOLDER = "data"
+#: Columns taken from the metadata under their own names; `id` is that of the document first read.
+COLUMNS = {
+    "cc-path": pyarrow.string(), "domain": pyarrow.string(), "finemath_score": pyarrow.float64(), "lang": pyarrow.string(),
+    "lang_score": pyarrow.float64(), "timestamp": pyarrow.string(), "url": pyarrow.string(), "math_score": pyarrow.float64(),
+    # Lineage: the published rows end above.
+    "refined": pyarrow.bool_(), "refiner": pyarrow.string(), "refined_chunks": pyarrow.int64(),
+    "original_characters": pyarrow.int64(),
+}  # fmt: skip
+SCHEMA = pyarrow.schema(
+    [
+        pyarrow.field("text", pyarrow.string(), nullable=False),
+        pyarrow.field("id", pyarrow.string(), nullable=False),
+        *COLUMNS.items(),
+        ("year", pyarrow.int64()),
+    ]
+)
+#: Of a row group: memory while writing, and what a reader takes at a time.
+GROUP_CHARACTERS = 32 * MIB
+GROUP_ROWS = 50_000
+#: Few texts that occur often.
+REPEATED = ["domain", "lang", "refiner"]
+LEVEL = 3
+
+
+class Publish(PipelineStep):  # type: ignore[misc]
+    """Last step: documents to `OUT/data/part-00003.parquet`, counted by year."""
+
+    name = "published"
+    type = OURS
+
+    def __init__(self, stage: Path) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        file = file_of(self.stage, rank)
+        file.parent.mkdir(exist_ok=True)
+        temporary = file.with_name(f".{file.name}.tmp")
+        # Least and greatest texts in the footer would make it as long as they are.
+        with pyarrow.parquet.ParquetWriter(
+            temporary, SCHEMA, compression="zstd", compression_level=LEVEL, use_dictionary=REPEATED,
+            write_statistics=list(COLUMNS),
+        ) as writer:  # fmt: skip
+            for group in groups(data or ()):
+                writer.write_batch(pyarrow.RecordBatch.from_pylist([row_of(document) for document in group], SCHEMA))
+                for document in group:
+                    self.stat_update("documents", f"year_{year_of(document)}")
+                    self.stat_update("characters", value=len(document.text))
+                yield from group
+        os.replace(temporary, file)
+
+
+def file_of(stage: Path, part: int) -> Path:
+    """Where a part's rows are."""
+    return stage / FOLDER / f"part-{part:05d}.parquet"
+
+
+def groups(documents: DocumentsPipeline) -> Iterator[list[Document]]:
+    """Documents in row groups."""
+    group: list[Document] = []
+    characters = 0
+    for document in documents:
+        group.append(document)
+        characters += len(document.text)
+        if characters >= GROUP_CHARACTERS or len(group) == GROUP_ROWS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
+def row_of(document: Document) -> dict[str, Any]:
+    """A document as a row. Raises `CorpusError` where its metadata does not have the column's type."""
+    year = year_of(document)
+    row = {name: _typed(document, name, kind) for name, kind in COLUMNS.items()}
+    return {"text": document.text, "id": document.id, **row, "year": None if year == NO_YEAR else int(year)}
+
+
+def _typed(document: Document, name: str, kind: Any) -> Any:
+    value = document.metadata.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        # Raw rows may spell numbers as text, and what is text here as a number or a date.
+        return str(value) if kind == pyarrow.string() else pyarrow.scalar(value).cast(kind).as_py()
+    except (pyarrow.ArrowException, OverflowError) as error:
+        raise CorpusError(
+            f"document {document.id}: '{name}' is {value!r}, {kind} is expected; rename the field in the raw rows"
+        ) from error

@@ -1,0 +1,145 @@
+"""Documents scored by the stand-in, as a stage: killed and continued, with a prompt of one's own, with a model that says nothing of use."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_fault_server import MODEL, ChatFaultServer
+from datatrove.data import Document
+
+from megatron_octo import artifacts, config
+from megatron_octo.curation import annotating_run
+from megatron_octo.curation.config import Annotation, InParts, LanguageModel
+from megatron_octo.curation.documents import Write
+from megatron_octo.errors import ArtifactError, ConfigError
+from megatron_octo.servers import Server
+
+MATH = "Solve the equation $x^2 = {n}$: the integers $x = {n}$ and the fraction $\\frac{{1}}{{{n}}}$ are tried, and the proof ends. "
+PROSE = "In the year of the flood the town of number {n} had a mill, a market and a long wall along the river. "
+
+
+def documents(out: Path, count: int, *, parts: int = 2) -> Path:
+    """A finished stage of pages, half of them mathematics, of 2014 and, a quarter, 2015."""
+    with artifacts.stage(out, kind="documents", config=InParts(parts=parts)) as stage:
+        for part in range(parts):
+            pages = (
+                Document(
+                    text=(MATH if number % 2 else PROSE).format(n=number) * 5,
+                    id=f"page {number}",
+                    metadata={"timestamp": f"{2014 + (number % 4 == 0)}-05-01"},
+                )
+                for number in range(part, count, parts)
+            )
+            list(Write(out).run(pages, rank=part))
+        stage.counts |= {
+            "kept_documents": count,
+            "kept_characters": 500 * count,
+            "kept_year_2014": count - -(-count // 4),
+            "kept_year_2015": -(-count // 4),
+        }
+    return out
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_sample_is_scored(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    asked = Annotation(documents=documents(tmp_path / "documents", 200), sample=60, model=LanguageModel())
+    annotating_run.run(asked, tmp_path / "out", False)
+    scored = rows(tmp_path / "out" / "annotations.jsonl")
+    assert [row["year"] for row in scored].count("2014") == [row["year"] for row in scored].count("2015") == 30
+    assert all((row["score"] >= 3) == ("equation" in row["text"]) for row in scored)
+    assert all(row["answer"].endswith(f"Final score: {row['score']}") for row in scored)
+    assert list(scored[0]) == ["id", "year", "score", "text", "answer"]
+    counts = artifacts.finished(tmp_path / "out")["counts"]
+    assert (counts["sampled"], counts["annotated"], counts["year_2014"]) == (60, 60, 30)
+    assert sum(counts.get(f"score_{score}", 0) for score in range(6)) == 60
+    assert "failed" not in counts
+    said = capfd.readouterr().err
+    assert "60 documents, 60 requests: about" in said
+    assert "NO LANGUAGE MODEL IS ASKED" in said
+
+
+@pytest.mark.slow
+def test_a_killed_stage_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    pages = documents(tmp_path / "documents", 1000)
+    asked = Annotation(documents=pages, sample=600, model=LanguageModel())
+    (tmp_path / "config.json").write_text(config.dumps(asked))
+    out = tmp_path / "out"
+    command = [
+        sys.executable, "-m", "megatron_octo.curation.annotating_run", str(tmp_path / "config.json"), str(out),
+    ]  # fmt: skip
+    cache = out / "logs" / "answers" / "annotations.jsonl"
+    for number, answers in ((signal.SIGKILL, 60), (signal.SIGTERM, 300)):
+        with subprocess.Popen(command) as child:
+            deadline = time.monotonic() + 60
+            while not cache.exists() or cache.read_bytes().count(b"\n") < answers:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            child.send_signal(number)
+        assert child.returncode == (130 if number == signal.SIGTERM else -number)
+        assert not (out / "annotations.jsonl").exists()
+    assert subprocess.run(command).returncode == 0
+    keys = [row["key"] for row in rows(cache)]
+    assert len(keys) == len(set(keys)) == 600
+    annotating_run.run(asked, tmp_path / "unbroken", False)
+    for name in ("annotations.jsonl", "failed.jsonl"):
+        assert (out / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+    assert artifacts.finished(out)["counts"] == artifacts.finished(tmp_path / "unbroken")["counts"]
+
+
+def test_answers_without_a_score_are_listed(tmp_path: Path) -> None:
+    pages = documents(tmp_path / "documents", 6, parts=1)
+    prompt = tmp_path / "prompt.txt"
+    with ChatFaultServer().running() as faulty:  # echoes the prompt
+        asked = Annotation(
+            documents=pages, sample=6, prompt_file=prompt,
+            model=LanguageModel(server=Server(url=faulty.url, model=MODEL), attempts=2),
+        )  # fmt: skip
+        prompt.write_text("Judge {text}")
+        with pytest.raises(ConfigError, match="not one of 6 documents got a score"):
+            annotating_run.run(asked, tmp_path / "out", False)
+        assert faulty.asked.total() == 12
+        prompt.write_text("too long {text}\nFinal score: 1")
+        with pytest.raises(ConfigError, match="not one of 6"):
+            annotating_run.run(asked, tmp_path / "other", False)
+    assert faulty.asked.total() == 18  # a refusal is no reason to ask again
+    failed = rows(tmp_path / "out" / "failed.jsonl")
+    assert [row["id"] for row in failed] == [f"page {number}" for number in range(6)]
+    assert {row["reason"] for row in failed} == {"unreadable"}
+    assert {row["reason"] for row in rows(tmp_path / "other" / "failed.jsonl")} == {"refused"}
+
+
+def test_a_prompt_that_makes_it_answer(tmp_path: Path) -> None:
+    pages = documents(tmp_path / "documents", 6, parts=1)
+    (tmp_path / "prompt.txt").write_text("Judge {text}\nFinal score: 1")
+    with ChatFaultServer().running() as faulty:
+        server = Server(url=faulty.url, model=MODEL)
+        asked = Annotation(
+            documents=pages, prompt_file=tmp_path / "prompt.txt", max_characters=20, model=LanguageModel(server=server)
+        )
+        annotating_run.run(asked, tmp_path / "out", False)
+    scored = rows(tmp_path / "out" / "annotations.jsonl")
+    assert {row["score"] for row in scored} == {1}
+    assert {len(row["text"]) for row in scored} == {20}
+    assert artifacts.finished(tmp_path / "out")["counts"]["year_2015_score_1"] == 2
+
+
+def test_a_larger_sample_pays_for_what_is_new(tmp_path: Path) -> None:
+    small = Annotation(documents=documents(tmp_path / "documents", 200), sample=40, model=LanguageModel())
+    out = tmp_path / "out"
+    annotating_run.run(small, out, False)
+    few = rows(out / "annotations.jsonl")
+    annotating_run.run(dataclasses.replace(small, sample=60), out, False)
+    many = rows(out / "annotations.jsonl")
+    assert len(many) == len(rows(out / "logs" / "answers" / "annotations.jsonl")) == 60
+    assert {row["id"] for row in few} < {row["id"] for row in many}
+    with pytest.raises(ArtifactError, match="sample: 60 -> 50"):
+        annotating_run.run(dataclasses.replace(small, sample=50), out, False)

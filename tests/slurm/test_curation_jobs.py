@@ -1,0 +1,30 @@
+"""A curation as a graph of jobs on a cluster makes what it makes on one machine."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from daemons import MiniSlurm, exit_code
+from runs import LAUNCH_BIN, Octo, job_ids
+from tiny_curation import STEPS, counts, made
+
+WORDS = ("curate", "tiny.curation", "web.documents=1200", "annotation.sample=300")
+
+
+@pytest.mark.slow
+def test_a_cluster_makes_what_one_machine_makes(
+    slurm: MiniSlurm, octo: Octo, place: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"  # for both: configs and the data set card name it
+    octo(*WORDS, "--out", out, "--workers", "2")
+    here = out.rename(tmp_path / "here")
+
+    where = place(submitter="nemo-run" if LAUNCH_BIN else "sbatch", python=sys.executable)
+    jobs = job_ids(octo(*WORDS, "--out", out, "--on", where, "--workers", "1").stderr)
+    slurm.wait_for(jobs)
+
+    assert len(jobs) == len(STEPS)
+    assert {job: exit_code(job) for job in jobs} == dict.fromkeys(jobs, "0:0")
+    assert made(out) == made(here)
+    assert counts(out) == counts(here)
