@@ -1,6 +1,7 @@
 """What asking a language model costs this side of the server: `asking.each`, datatrove's `InferenceRunner`, and the bare openai client.
 
-    python benchmarks/curation_asking.py --requests 2000
+    pip install aiosqlite aiofiles httpx   # what datatrove's runner imports and does not declare
+    python benchmarks/curation_asking.py --requests 1000
 
 All ask the stand-in, which runs in a process of its own, with the same prompts of 2.6 kB and 32 requests under way. Ours and datatrove's keep
 every answer on disk; the last row is ours once more, with all answers there. The contenders take turns; the least CPU time counts, wall
@@ -36,7 +37,7 @@ Contender = Callable[[Server, int, Path], int]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=2_000)
+    parser.add_argument("--requests", type=int, default=1_000)
     num_requests: int = parser.parse_args().requests
     logger.remove()
     contenders: dict[str, Contender] = {"openai client": bare, "datatrove": datatrove, "ours": ours}

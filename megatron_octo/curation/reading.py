@@ -14,6 +14,7 @@ from megatron_octo.curation import archives, inputs, rows
 from megatron_octo.curation.parts import OURS
 from megatron_octo.curation.rows import BadRow
 from megatron_octo.curation.streams import DamagedError
+from megatron_octo.errors import CorpusError
 
 BAD_ROW, DAMAGED = "bad_row", "damaged_file"
 
@@ -68,11 +69,15 @@ class ReadRaw(PipelineStep):  # type: ignore[misc]
                         aside.write(found, rank)
 
     def _documents(self, file: RawFile) -> Iterator[Document]:
-        """Documents, and rejects with a `filter_reason`."""
+        """Documents, and rejects with a `filter_reason`. Raises `CorpusError` where the disk fails."""
         try:
             yield from self._pages(file) if inputs.is_archive(file.path) else self._rows(file)
         except DamagedError as error:
             yield _reject(DAMAGED, file, f"{error}; what came before is kept", raw="", place=file.label)
+        except OSError as error:
+            raise CorpusError(
+                f"reading {file.path} fails ({error.strerror}); run the same command again when the disk is well, what is made stays"
+            ) from error
 
     def _pages(self, file: RawFile) -> Iterator[Document]:
         for page in archives.pages(file.path):

@@ -15,7 +15,7 @@ import orjson
 import pyarrow
 import pyarrow.parquet
 
-from megatron_octo.curation.streams import DamagedError, Stream
+from megatron_octo.curation.streams import DamagedError, Stream, reason
 from megatron_octo.tokenization.sources import Kind, kind_of
 
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -91,8 +91,8 @@ def _of_table(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
                 for row in _rows_of(batch):
                     number += 1
                     yield number, row
-    except (OSError, ValueError) as error:  # pyarrow's own are both
-        raise DamagedError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise DamagedError(reason(error)) from error
 
 
 def _rows_of(batch: Any) -> list[dict[str, Any] | BadRow]:

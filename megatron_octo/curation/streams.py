@@ -21,6 +21,13 @@ class DamagedError(Exception):
     """A file whose rest cannot be read; the message is the reason alone."""
 
 
+def reason(error: OSError | ValueError) -> str:
+    """Why fastwarc or pyarrow cannot go on, where the file is at fault. Raises the error again where it is the disk's."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    return str(error)
+
+
 class Stream(io.RawIOBase):
     """A file's bytes, decompressed where its name ends in .gz or .zst.
 
@@ -51,9 +58,9 @@ class Stream(io.RawIOBase):
         super().close()
 
     def readinto(self, buffer: Any) -> int:
-        """Raises `DamagedError`, after everything before the damage was given."""
+        """Raises `DamagedError`, after everything before the damage was given; and what the disk raises, which is no damage."""
         if not self._ready:
-            self._ready = self._read() if self._new is None else self._decompressed()
+            self._ready = self._file.read(CHUNK_BYTES) if self._new is None else self._decompressed()
             if not self._ready and not self._last.endswith(self._ends_with):
                 raise DamagedError("it ends in the middle of a record")
         count = min(len(buffer), len(self._ready))
@@ -63,15 +70,9 @@ class Stream(io.RawIOBase):
         self._position += count
         return count
 
-    def _read(self) -> bytes:
-        try:
-            return self._file.read(CHUNK_BYTES)
-        except OSError as error:
-            raise DamagedError(f"reading fails after {self._file.tell():,} bytes: {error.strerror}") from error
-
     def _decompressed(self) -> bytes:
         """The next bytes; none at the end. A file may hold several members, one after the other."""
-        while data := self._compressed or self._read():
+        while data := self._compressed or self._file.read(CHUNK_BYTES):
             self._member = self._member or self._begun()
             try:
                 text: bytes = self._member.decompress(data)

@@ -44,6 +44,12 @@ def study_recipe(name: str, overrides: Sequence[str]) -> Study:
     return recipe(name if "." in name or ":" in name else f"{name}.study", Study, overrides)
 
 
+def study_or_curation(name: str, overrides: Sequence[str]) -> Study | Curation:
+    """What has several stages; `tiny` is short for `tiny.study`. Raises `ConfigError` for other recipes."""
+    is_curation = ("." in name or ":" in name) and isinstance(recipes.load(name), Curation)
+    return recipe(name, Curation, overrides) if is_curation else study_recipe(name, overrides)
+
+
 def adapt_study(study: Study, *, seeds: int | None, files: tuple[Path, ...], text_field: str) -> Study:
     """The study with the command line's `--seeds` and `--corpus`."""
     if text_field != "text" and not files:

@@ -21,7 +21,7 @@ def megamath_web_pro() -> Importing:
 
 
 def megamath_code() -> Importing:
-    """MegaMath-Code: mathematical code, of files that you have joined with The Stack v2."""
+    """MegaMath-Code, of files that you have joined with The Stack v2."""
     return Importing(corpus=Published.MEGAMATH_CODE)
 
 
@@ -46,7 +46,7 @@ def openr1_math_220k() -> Importing:
 
 
 def am_deepseek_distilled_40m() -> Importing:
-    """AM-DeepSeek-Distilled-40M: its verified long chains of thought in mathematics, of DeepSeek-R1."""
+    """AM-DeepSeek-Distilled-40M: verified chains in mathematics."""
     return Importing(corpus=Published.AM_DEEPSEEK_DISTILLED_40M)
 
 
@@ -76,5 +76,5 @@ def ultrachat_200k() -> Importing:
 
 
 def instruction() -> Importing:
-    """TULU3 personas, WildChat and UltraChat-200K as one corpus, the blends' `instruction`; name three inputs."""
+    """TULU3 personas, WildChat and UltraChat-200K as one; name three inputs."""
     return Importing(corpus=Published.INSTRUCTION)

@@ -45,6 +45,8 @@ NOT_TEXT = (
     "stage.json",
     "manifest.json",
 )
+#: In the directory of a stage of this package, beside its text: what it logged, and what curation dropped.
+STAGE, BESIDE_TEXT = "stage.json", ("logs", "rejects")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +180,11 @@ def _below(directory: Path, above: tuple[str, ...]) -> Iterator[Path]:
         return
     with damage(directory), os.scandir(directory) as entries:
         shown = sorted((entry for entry in entries if not entry.name.startswith((".", "_"))), key=lambda e: e.name)
+    is_stage = (directory / STAGE).is_file()
     for entry in shown:
         path = directory / entry.name
+        if is_stage and entry.name in BESIDE_TEXT:
+            continue
         if entry.is_dir():
             yield from _below(path, (*above, real))
         elif _is_text(path):

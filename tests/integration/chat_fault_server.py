@@ -19,6 +19,7 @@ GARBAGE = {
     "no choices": b'{"object": "chat.completion", "choices": []}',
     "no usage": b'{"choices": [{"message": {"content": "?"}, "finish_reason": "stop"}]}',
     "no text": b'{"choices": [{"message": "?", "finish_reason": "stop"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}',
+    "text in parts": b'{"choices": [{"message": {"content": [1]}, "finish_reason": "stop"}], "usage": {}}',
     "number": b"7",
 }
 FAULTS = ("hang", "cut", "cut body", "truncated", *STATUSES, *GARBAGE)

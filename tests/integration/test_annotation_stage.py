@@ -11,39 +11,13 @@ from typing import Any
 
 import pytest
 from chat_fault_server import MODEL, ChatFaultServer
-from datatrove.data import Document
+from stage_of_pages import stage_of_pages
 
 from megatron_octo import artifacts, config
 from megatron_octo.curation import annotating_run
-from megatron_octo.curation.config import Annotation, InParts, LanguageModel
-from megatron_octo.curation.documents import Write
+from megatron_octo.curation.config import Annotation, LanguageModel
 from megatron_octo.errors import ArtifactError, ConfigError
 from megatron_octo.servers import Server
-
-MATH = "Solve the equation $x^2 = {n}$: the integers $x = {n}$ and the fraction $\\frac{{1}}{{{n}}}$ are tried, and the proof ends. "
-PROSE = "In the year of the flood the town of number {n} had a mill, a market and a long wall along the river. "
-
-
-def documents(out: Path, count: int, *, parts: int = 2) -> Path:
-    """A finished stage of pages, half of them mathematics, of 2014 and, a quarter, 2015."""
-    with artifacts.stage(out, kind="documents", config=InParts(parts=parts)) as stage:
-        for part in range(parts):
-            pages = (
-                Document(
-                    text=(MATH if number % 2 else PROSE).format(n=number) * 5,
-                    id=f"page {number}",
-                    metadata={"timestamp": f"{2014 + (number % 4 == 0)}-05-01"},
-                )
-                for number in range(part, count, parts)
-            )
-            list(Write(out).run(pages, rank=part))
-        stage.counts |= {
-            "kept_documents": count,
-            "kept_characters": 500 * count,
-            "kept_year_2014": count - -(-count // 4),
-            "kept_year_2015": -(-count // 4),
-        }
-    return out
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -51,7 +25,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 
 def test_a_sample_is_scored(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    asked = Annotation(documents=documents(tmp_path / "documents", 200), sample=60, model=LanguageModel())
+    asked = Annotation(documents=stage_of_pages(tmp_path / "documents", 200), sample=60, model=LanguageModel())
     annotating_run.run(asked, tmp_path / "out", False)
     scored = rows(tmp_path / "out" / "annotations.jsonl")
     assert [row["year"] for row in scored].count("2014") == [row["year"] for row in scored].count("2015") == 30
@@ -69,7 +43,7 @@ def test_a_sample_is_scored(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 
 @pytest.mark.slow
 def test_a_killed_stage_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    pages = documents(tmp_path / "documents", 1000)
+    pages = stage_of_pages(tmp_path / "documents", 1000)
     asked = Annotation(documents=pages, sample=600, model=LanguageModel())
     (tmp_path / "config.json").write_text(config.dumps(asked))
     out = tmp_path / "out"
@@ -96,7 +70,7 @@ def test_a_killed_stage_ends_as_an_unbroken_one(tmp_path: Path) -> None:
 
 
 def test_answers_without_a_score_are_listed(tmp_path: Path) -> None:
-    pages = documents(tmp_path / "documents", 6, parts=1)
+    pages = stage_of_pages(tmp_path / "documents", 6, parts=1)
     prompt = tmp_path / "prompt.txt"
     with ChatFaultServer().running() as faulty:  # echoes the prompt
         asked = Annotation(
@@ -118,7 +92,7 @@ def test_answers_without_a_score_are_listed(tmp_path: Path) -> None:
 
 
 def test_a_prompt_that_makes_it_answer(tmp_path: Path) -> None:
-    pages = documents(tmp_path / "documents", 6, parts=1)
+    pages = stage_of_pages(tmp_path / "documents", 6, parts=1)
     (tmp_path / "prompt.txt").write_text("Judge {text}\nFinal score: 1")
     with ChatFaultServer().running() as faulty:
         server = Server(url=faulty.url, model=MODEL)
@@ -133,7 +107,7 @@ def test_a_prompt_that_makes_it_answer(tmp_path: Path) -> None:
 
 
 def test_a_larger_sample_pays_for_what_is_new(tmp_path: Path) -> None:
-    small = Annotation(documents=documents(tmp_path / "documents", 200), sample=40, model=LanguageModel())
+    small = Annotation(documents=stage_of_pages(tmp_path / "documents", 200), sample=40, model=LanguageModel())
     out = tmp_path / "out"
     annotating_run.run(small, out, False)
     few = rows(out / "annotations.jsonl")

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from chat_fault_server import FAULTS, MODEL, ChatFaultServer
+from stage_of_pages import stage_of_pages
 
-from megatron_octo import server_client
+from megatron_octo import config, server_client
 from megatron_octo.curation import asking
 from megatron_octo.curation.asking import Ask, Refused
 from megatron_octo.curation.budget import BudgetSpent
-from megatron_octo.curation.config import LanguageModel
+from megatron_octo.curation.config import LanguageModel, Refinement
 from megatron_octo.errors import ConfigError, ResourceError
 from megatron_octo.servers import Server
 
@@ -227,3 +228,25 @@ def test_a_budget_is_that_of_all_processes(tmp_path: Path) -> None:
         assert ends(faulty, 3000) == [0, 0, 0]
     assert set(faulty.asked.values()) == {3}
     assert (tmp_path / "0.txt").read_bytes() == (tmp_path / "2.txt").read_bytes()
+
+
+@pytest.mark.slow
+def test_workers_of_a_stage_keep_what_is_under_way(tmp_path: Path) -> None:
+    """SIGTERM reaches the stage; its workers are two processes further on."""
+    pages = stage_of_pages(tmp_path / "documents", 60)
+    out = tmp_path / "out"
+    caches = [out / "logs" / "answers" / f"0000{part}.jsonl" for part in range(2)]
+    with ChatFaultServer(seconds=0.5).running() as faulty:
+        model = LanguageModel(server=server_of(faulty))
+        asked = Refinement(documents=pages, parts=2, workers=2, language=None, model=model)
+        (tmp_path / "config.json").write_text(config.dumps(asked))
+        command = [sys.executable, "-m", "megatron_octo.curation.refining_run", str(tmp_path / "config.json"), str(out)]
+        with subprocess.Popen(command) as stage:
+            for cache in caches:
+                wait_for_answers(cache, 6)
+            stage.terminate()
+        assert stage.returncode == 130
+        assert sum(len(keys(cache)) for cache in caches) == faulty.asked.total() < 60
+        assert subprocess.run(command).returncode == 0
+    every = [key for cache in caches for key in keys(cache)]
+    assert len(every) == len(set(every)) == faulty.asked.total()

@@ -104,7 +104,7 @@ def test_vllm_is_started_and_ended_with_all_it_started(vllm: Path) -> None:
 @pytest.mark.usefixtures("vllm")
 def test_vllm_that_does_not_start_says_why() -> None:
     with (
-        pytest.raises(ConfigError, match="exit code 1 .*\nthe weights do not fit"),
+        pytest.raises(ConfigError, match=r"exit code 1 .*\nthe weights do not fit"),
         model_server.running(LanguageModel(vllm="broken")),
     ):
         pass

@@ -16,6 +16,7 @@ ROOMS = ("curation", "tokenization", "training", "conversion", "rl", "evaluation
 BASE = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
 #: Nouns of a room: arithmetic on its config, and names and identities of files, as light as the config itself.
 NOUNS = {f"{room}.config" for room in ROOMS} | {
+    "curation.costs",
     "evaluation.benchmarks",
     "evaluation.rows",
     "evaluation.sources",

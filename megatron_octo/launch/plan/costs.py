@@ -3,9 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from megatron_octo import artifacts
 from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
-from megatron_octo.curation.config import TinyWorld
+from megatron_octo.curation import costs as asking
+from megatron_octo.curation.config import Annotation, Refinement, TinyWorld
 from megatron_octo.evaluation.config import Evaluation, Overlap
 from megatron_octo.launch.explain.show import INT32_BYTES, TOKENS_PER_SECOND_AND_CORE
 from megatron_octo.launch.explain.training import derived_throughput
@@ -90,6 +93,10 @@ def cost(job: Job, request: Request | None, known: Facts, *, throughput: float |
         return _conversion(config, known)
     if isinstance(config, RLJob):
         return _rl(config, known)
+    if isinstance(config, Annotation):
+        return _annotation(config)
+    if isinstance(config, Refinement):
+        return _refinement(config)
     # Answers, tables and figures: megabytes.
     return Cost(disk_bytes=0) if isinstance(config, (Evaluation, Overlap, Report)) else Cost()
 
@@ -137,6 +144,28 @@ def _tokens_remark(tokens: int, published: int | None) -> str:
     if tokens < published:
         return f"{count(tokens)} tokens, as many as are read; {count(published)} are published, give a part"
     return f"{count(tokens)} tokens, as published"
+
+
+def _annotation(config: Annotation) -> Cost:
+    """Of a language model's time only the tokens are known: a server's GPUs are not the job's."""
+    counts = _counts(config.documents)
+    documents = counts.get("kept_documents", config.sample)
+    characters = counts.get("kept_characters", documents * config.max_characters)
+    asked = asking.spell(asking.annotation(config, documents=documents, characters=characters), config.model)
+    return Cost(remark=asked if counts else f"at most {asked}")
+
+
+def _refinement(config: Refinement) -> Cost:
+    if not (counts := _counts(config.documents)):
+        return Cost(remark=f"{NO_TIME}: what is left to rewrite is known when {config.documents.name} is done")
+    found = asking.refinement(config, documents=counts["kept_documents"], characters=counts["kept_characters"])
+    return Cost(remark=asking.spell(found, config.model))
+
+
+def _counts(stage: Path) -> dict[str, int]:
+    """Of a finished stage; none before."""
+    mark = artifacts.read_mark(stage)
+    return mark["counts"] if mark is not None and mark["done"] else {}
 
 
 def _conversion(config: Conversion, known: Facts) -> Cost:

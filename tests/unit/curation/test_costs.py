@@ -32,6 +32,9 @@ def test_the_papers_corpus_costs_what_the_published_rate_says() -> None:
     config = Refinement(model=LanguageModel(vllm="m"))
     found = costs.refinement(config, documents=69_200_000, characters=round(70e9 * 3.5))
     assert found.gpu_hours == pytest.approx(8800, rel=0.15)
+    assert "69,200,000 documents, 69,200,000 requests: about 105B prompt and 63B answer tokens, 9.49K GPU-hours at" in (
+        costs.spell(found, config.model)
+    )
 
 
 def test_another_tokenizer() -> None:

@@ -186,6 +186,11 @@ def test_planting_more_than_half_is_refused() -> None:
         TinyWeb(seed=1, documents=100, exact_duplicates=0.2, near_duplicates=0.2, foreign=0.1, planted_questions=1)
 
 
+def test_fewer_than_ten_pages_to_a_file_are_refused() -> None:
+    with pytest.raises(ConfigError, match="give ten to a file"):
+        TinyWeb(seed=1, documents=59, files=6)
+
+
 def test_dumps_cover_all_years() -> None:
     assert [pages.dump_of(file)[8:12] for file in range(12)] == [
         "2013", "2017", "2021", "2014", "2018", "2022", "2015", "2019", "2023", "2016", "2020", "2024",

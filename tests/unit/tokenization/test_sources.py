@@ -164,3 +164,13 @@ def test_plain_lines_and_parquet_are_cut_and_the_rest_is_not(tmp_path: Path) -> 
 def test_an_empty_file_is_one_piece(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").touch()
     assert summary(sources.pieces([tmp_path / "a.jsonl"], piece_bytes=10)) == [("a.jsonl", 0, 1, 0)]
+
+
+def test_of_a_curation_stage_only_what_it_kept_is_text(tmp_path: Path) -> None:
+    """Its logs and rejects are JSON too; a user's own folders of these names are text."""
+    for folder in ("stage/documents", "stage/rejects/language", "stage/logs/documents", "own/logs"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "00000.jsonl").write_text("{}\n")
+    (tmp_path / "stage" / "stage.json").write_text("{}")
+    found = [str(file.relative_to(tmp_path)) for file in sources.resolve([tmp_path])]
+    assert found == ["own/logs/00000.jsonl", "stage/documents/00000.jsonl"]
