@@ -44,7 +44,7 @@ lint: .venv/installed  ## ruff and mypy
 lock:  ## requirements/cpu.txt anew from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet torch==2.13.0
-	.venv-lock/bin/pip install --quiet ".[cpu,eval,dev]"
+	.venv-lock/bin/pip install --quiet ".[cpu,eval,curate,dev]"
 	{ sed -n '/^#/p' requirements/cpu.txt; .venv-lock/bin/pip freeze | grep -v '^megatron-octo' | sed 's/+cpu//'; } > .venv-lock/cpu.txt
 	mv .venv-lock/cpu.txt requirements/cpu.txt && rm -rf .venv-lock
 

@@ -25,21 +25,26 @@ def curate(
         list[Path] | None,
         typer.Option("--input", help="files, directories, globs of JSONL (.gz, .zst), Parquet, WARC; several times"),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: all cores")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes; default: all cores here, one on a cluster")
+    ] = None,
     on: On = "local",
     nodes: Nodes = None,
     dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
     """Make documents: a whole curation, a published data set in the blend's format, or a generated world."""
-    chosen = verbs.curation_recipe(recipe, overrides or [], inputs=tuple(input_ or ()), workers=workers)
+    here = on == place.LOCAL
+    cores = local.available_cores() if here else None
+    chosen = verbs.curation_recipe(recipe, overrides or [], inputs=tuple(input_ or ()), workers=workers or cores)
     if not isinstance(chosen, Curation):
         run_one(verbs.curate(chosen, out), on, nodes, dry_run, force)
         return
+    chosen = curation.here(chosen) if here else chosen
     if not dry_run:
         curation.require_inputs(chosen)
     run(curation.jobs(chosen, out), on, nodes, hold=out, out=out, dry=dry_run, force=force)
-    if on == place.LOCAL and not dry_run:
+    if here and not dry_run:
         typer.echo(f"corpus: {out / 'corpus' / 'data'}")
 
 

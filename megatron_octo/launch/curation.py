@@ -22,6 +22,11 @@ def jobs(curation: Curation, out: Path) -> list[Job]:
     return list(_jobs(curation, out))
 
 
+def here(curation: Curation) -> Curation:
+    """The curation as this machine runs it: no array shares a step."""
+    return dataclasses.replace(curation, reading=dataclasses.replace(curation.reading, tasks=1, task=0))
+
+
 def require_inputs(curation: Curation) -> None:
     """Raises `CorpusError` where an input is missing, `ConfigError` for a file of a prompt or benchmark that is not there."""
     refinement = curation.refinement
