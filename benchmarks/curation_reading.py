@@ -21,7 +21,7 @@ from resiliparse.parse.html import HTMLTree
 from megatron_octo import units
 from megatron_octo.curation.config import Extractor, Quality
 from megatron_octo.curation.extraction import text_of
-from megatron_octo.curation.languages import SMALL_MODEL, Identifier
+from megatron_octo.curation.languages import Identifier, small_model
 from megatron_octo.curation.quality import fault
 
 #: Bars: quality rules in bytes a second and core; the extractors' ratio (DCLM reports 8).
@@ -122,7 +122,7 @@ def show_judging(texts: Sequence[str]) -> float:
     print(
         f"\n| {units.counted(len(texts), 'text')} of {DOCUMENT_CHARACTERS:,} characters | documents/s | MB/s |\n|---|--:|--:|"
     )
-    identifier, model = Identifier(None), fasttext.load_model(str(SMALL_MODEL))
+    identifier, model = Identifier(None), fasttext.load_model(str(small_model()))
     whole = seconds_per_item(lambda text: model.f.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict"), texts)
     show("language, the model on whole texts", whole, texts)
     show("language as used", seconds_per_item(identifier.identify, texts), texts)

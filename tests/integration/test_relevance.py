@@ -105,6 +105,16 @@ def test_a_classifier_and_its_report(trained: Path, annotations: Path, tmp_path:
     assert again["outputs"] == mark["outputs"]
 
 
+def test_a_model_without_an_opinion_is_told(
+    annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(TRAINING, annotations=annotations, epochs=1, lr=0.001)
+    classifier_run.run(config, tmp_path / "out", force=False)
+    assert "score between 0.5" in capsys.readouterr().err
+    classifier_run.run(dataclasses.replace(TRAINING, annotations=annotations), tmp_path / "other", force=False)
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_what_it_keeps_is_the_same_with_any_number_of_workers(trained: Path, read: Path, tmp_path: Path) -> None:
     marks = [
         made_by_process(

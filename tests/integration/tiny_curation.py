@@ -78,6 +78,8 @@ def environment(url: str | None) -> dict[str, str]:
 
 def kill_tree(root: "subprocess.Popen[Any]") -> None:
     """SIGKILL for a process and all that it started, none of which gets to say a word in between."""
+    if root.poll() is not None:  # its number may be another's by now
+        return
     family = {root.pid}
     while True:
         for pid in family:

@@ -183,7 +183,7 @@ def test_there_is_much_prose() -> None:
 
 def test_planting_more_than_half_is_refused() -> None:
     with pytest.raises(ConfigError, match="plant at most half"):
-        TinyWeb(seed=1, documents=100, exact_duplicates=0.2, near_duplicates=0.2, foreign=0.1, planted_questions=1)
+        TinyWeb(seed=1, documents=200, exact_duplicates=0.2, near_duplicates=0.2, foreign=0.1, planted_questions=1)
 
 
 def test_fewer_than_ten_pages_to_a_file_are_refused() -> None:

@@ -105,7 +105,9 @@ def test_what_cannot_be_curated(name: str, inputs: tuple[Path, ...], message: st
 
 def test_what_is_missing_is_said_before_anything_starts(tmp_path: Path) -> None:
     read = dataclasses.replace(tiny().reading, inputs=(tmp_path / "nowhere",))
-    with pytest.raises(CorpusError, match=r"there is no input .*nowhere; name files, directories or globs with --input"):
+    with pytest.raises(
+        CorpusError, match=r"there is no input .*nowhere; name files, directories or globs with --input"
+    ):
         curation.require_inputs(tiny(web=None, reading=read))
     prompt = dataclasses.replace(tiny().annotation, prompt_file=tmp_path / "mine.txt")
     with pytest.raises(ConfigError, match=r"there is no file .*mine\.txt"):
