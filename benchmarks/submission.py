@@ -7,7 +7,6 @@ has; `bash tests/slurm/mini_slurm.sh up` makes one. A run is told to end after a
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
@@ -17,13 +16,14 @@ import sys
 import time
 from pathlib import Path
 
-from megatron_octo import recipes
+from megatron_octo import config, recipes
 from megatron_octo.config import dumps
 from megatron_octo.launch import place as places
 from megatron_octo.launch.place import Place
 from megatron_octo.training.config import TrainingJob
 
-STEPS = 3
+#: Three steps, of micro-batches that four ranks can share.
+CHANGES = ("train_tokens=6144", "micro_batch_size=4")
 POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 300.0
 BY_HAND = """#!/bin/bash
@@ -58,13 +58,13 @@ def main() -> None:
 
 
 def _by_hand(chosen: argparse.Namespace, where: Place, out: Path) -> tuple[float, float]:
-    recipe = dataclasses.replace(recipes.load("tiny.stable"), train_tokens=STEPS * 2048)
-    config = out.with_suffix(".json")
-    config.write_text(dumps(TrainingJob(recipe=recipe, shards=chosen.shards.absolute())))
+    recipe = config.override(recipes.load("tiny.stable"), CHANGES)
+    settings = out.with_suffix(".json")
+    settings.write_text(dumps(TrainingJob(recipe=recipe, shards=chosen.shards.absolute())))
     script = out.with_suffix(".sbatch")
     script.write_text(
         BY_HAND.format(
-            nodes=chosen.nodes, tasks=chosen.ranks // chosen.nodes, out=out, config=config, python=where.python
+            nodes=chosen.nodes, tasks=chosen.ranks // chosen.nodes, out=out, config=settings, python=where.python
         )
     )
     return _timed(["sbatch", "--parsable", str(script)], out)
@@ -74,7 +74,7 @@ def _ours(chosen: argparse.Namespace, submitter: str, out: Path) -> tuple[float,
     settings = json.loads(chosen.place.read_text()) | {"submitter": submitter}
     place = out.with_suffix(".place.yaml")
     place.write_text(json.dumps(settings))  # JSON is YAML
-    words = [chosen.program, "train", "tiny.stable", f"train_tokens={STEPS * 2048}", "--ranks", str(chosen.ranks)]
+    words = [chosen.program, "train", "tiny.stable", *CHANGES, "--ranks", str(chosen.ranks)]
     words += ["--shards", str(chosen.shards.absolute()), "--out", str(out), "--on", str(place)]
     return _timed([*words, "--nodes", str(chosen.nodes)], out)
 

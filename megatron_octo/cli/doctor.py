@@ -22,6 +22,9 @@ def doctor(
     recipe: Annotated[str | None, typer.Argument(help="a phase of mid-training or of RL: will it run here?")] = None,
     overrides: Overrides = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="processes; default: one per GPU, or one")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="what must run here; default: what the tiny study needs")
+    ] = None,
     on: On = "local",
     nodes: Nodes = None,
     shards: Annotated[Path | None, typer.Option(help="cluster: directory of tokenised corpora")] = None,
@@ -57,7 +60,7 @@ def doctor(
     elif recipe is not None and isinstance(kind, ReinforcementLearning):
         healthy = _rl(recipe, overrides or [], model, prompts, eval_set or [], out or Path(), probe)
     else:
-        healthy = _here(recipe, overrides or [], ranks)
+        healthy = _here(recipe, overrides or [], ranks, stage or [])
     if not healthy:
         raise typer.Exit(1)
 
@@ -84,8 +87,8 @@ def _rl(
     return health.preflight(job, out, prompts=probe)
 
 
-def _here(recipe: str | None, overrides: list[str], ranks: int | None) -> bool:
-    text, healthy = health.examine(Path.cwd())
+def _here(recipe: str | None, overrides: list[str], ranks: int | None, stages: list[str]) -> bool:
+    text, healthy = health.examine(Path.cwd(), stages=stages)
     typer.echo(text)
     if recipe is None:
         return healthy

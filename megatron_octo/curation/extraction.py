@@ -9,12 +9,12 @@ from typing import Any
 import trafilatura
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
-from datatrove.pipeline.writers.disk_base import DiskWriter
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
 from megatron_octo.curation import formulas
 from megatron_octo.curation.config import Extractor
+from megatron_octo.curation.documents import Rejects
 from megatron_octo.curation.parts import OURS
 from megatron_octo.curation.reading import Page
 
@@ -30,7 +30,7 @@ class Extract(BaseFilter):  # type: ignore[misc]
     name = "extraction"
     type = OURS
 
-    def __init__(self, extractor: Extractor, exclusion_writer: DiskWriter | None = None) -> None:
+    def __init__(self, extractor: Extractor, exclusion_writer: Rejects | None = None) -> None:
         super().__init__(exclusion_writer)
         self.extractor = extractor
 

@@ -13,9 +13,9 @@ from typing import Any
 import fasttext
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
-from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from megatron_octo.curation.config import Language
+from megatron_octo.curation.documents import Rejects
 from megatron_octo.curation.parts import OURS
 from megatron_octo.errors import ConfigError, ResourceError
 
@@ -78,7 +78,7 @@ class InLanguage(BaseFilter):  # type: ignore[misc]
     name = "language"
     type = OURS
 
-    def __init__(self, wanted: Language, exclusion_writer: DiskWriter | None = None) -> None:
+    def __init__(self, wanted: Language, exclusion_writer: Rejects | None = None) -> None:
         super().__init__(exclusion_writer)
         self.wanted = wanted
         #: Opened in the worker: it cannot be pickled.

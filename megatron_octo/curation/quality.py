@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
-from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from megatron_octo.curation.config import Quality
+from megatron_octo.curation.documents import Rejects
 from megatron_octo.curation.parts import OURS
 
 ELLIPSES = ("...", "…")
@@ -20,7 +20,7 @@ class OfQuality(BaseFilter):  # type: ignore[misc]
     name = "quality"
     type = OURS
 
-    def __init__(self, rules: Quality, exclusion_writer: DiskWriter | None = None) -> None:
+    def __init__(self, rules: Quality, exclusion_writer: Rejects | None = None) -> None:
         super().__init__(exclusion_writer)
         self.rules = rules
 

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from megatron_octo.curation import archives, inputs, rows
+from megatron_octo.curation.documents import Rejects
 from megatron_octo.curation.parts import OURS
 from megatron_octo.curation.rows import BadRow
 from megatron_octo.curation.streams import DamagedError
@@ -48,7 +48,7 @@ class ReadRaw(PipelineStep):  # type: ignore[misc]
         text_field: str,
         id_field: str | None,
         is_html: bool,
-        rejects: DiskWriter,
+        rejects: Rejects,
     ) -> None:
         super().__init__()
         self.files = files

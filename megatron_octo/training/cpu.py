@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-MEGATRON_CORE_VERSION = "0.16.1"
+from megatron_octo.compatibility import MEGATRON_CORE
+
 CPU = torch.device("cpu")
 
 #: Modules of megatron.core that name the CUDA device on the paths we take.
@@ -62,8 +63,8 @@ def install(*, without: Iterable[str] = ()) -> None:
     import megatron.core
 
     assert not torch.cuda.is_available(), "the CPU stand-ins are for machines without CUDA"
-    assert megatron.core.__version__ == MEGATRON_CORE_VERSION, (
-        f"the CPU stand-ins were made for megatron-core {MEGATRON_CORE_VERSION}, not {megatron.core.__version__}"
+    assert megatron.core.__version__ == MEGATRON_CORE, (
+        f"the CPU stand-ins were made for megatron-core {MEGATRON_CORE}, not {megatron.core.__version__}"
     )
     left_out = frozenset(without)
     view = _torch_on_cpu(left_out)

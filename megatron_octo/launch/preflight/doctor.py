@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_octo import units
+from megatron_octo import compatibility, units
 from megatron_octo.config import dumps
-from megatron_octo.errors import ResourceError
+from megatron_octo.errors import ConfigError, ResourceError, nearest
 from megatron_octo.rl.config import RLJob
 from megatron_octo.training import estimate
 from megatron_octo.training.activations import Modules
@@ -72,33 +72,58 @@ NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total", "--form
 NVIDIA_SMI_SECONDS = 10.0
 
 
-def examine(directory: Path) -> tuple[str, bool]:
-    """A report and whether every stage can run."""
-    lines = [f"python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"]
-    healthy = sys.version_info >= (3, 11)
-    has = _memory_bytes()
-    lines.append(
-        _line(
-            "memory",
-            has >= 0.9 * STUDY_GIB * units.GIB,
-            f"{has / units.GIB:.1f} GiB, the tiny study asks for {STUDY_GIB}",
-        )
-    )
-    free = shutil.disk_usage(directory).free
-    lines.append(_line("disk", free >= STUDY_FREE_BYTES, f"{units.bytes_(free)} free in {directory.name or directory}"))
-    lines += describe_gpus(_nvidia_smi(), transformer_engine=_version("transformer-engine"))
-    for module, packages in STAGES.items():
-        missing = _missing(packages)
-        found = ", ".join(f"{package} {_version(package)}" for package in packages if package not in missing)
-        stage = module.removeprefix("megatron_octo.").removesuffix(".run")
-        lines.append(_line(stage, not missing, f"missing {', '.join(missing)}; {INSTALL}" if missing else found))
-        healthy = healthy and not missing
-    for module, (packages, how) in ELSEWHERE.items():
-        missing = _missing(packages)
-        lines.append(
-            _line(module.removeprefix("megatron_octo."), None if missing else True, how if missing else "here")
-        )
-    return "\n".join(lines), healthy
+def examine(directory: Path, *, stages: Sequence[str] = ()) -> tuple[str, bool]:
+    """A report, and whether every stage can run; or, where `stages` are named, whether those can.
+
+    Raises `ConfigError` for a stage that is none.
+    """
+    wanted = [_module(stage) for stage in stages] or list(STAGES)
+    wrong = compatibility.conflicts(compatibility.installed())
+    lines = [
+        f"python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores",
+        *_machine(directory),
+        *(_line("environment", False, conflict) for conflict in wrong),
+        *(_stage(module, needed=module in wanted) for module in (*STAGES, *ELSEWHERE)),
+    ]
+    lacking = [module for module in wanted if _missing(_needs(module)[0])]
+    return "\n".join(lines), sys.version_info >= (3, 11) and not wrong and not lacking
+
+
+def _machine(directory: Path) -> list[str]:
+    has, free = _memory_bytes(), shutil.disk_usage(directory).free
+    memory_text = f"{has / units.GIB:.1f} GiB, the tiny study asks for {STUDY_GIB}"
+    return [
+        _line("memory", has >= 0.9 * STUDY_GIB * units.GIB, memory_text),
+        _line("disk", free >= STUDY_FREE_BYTES, f"{units.bytes_(free)} free in {directory.name or directory}"),
+        *describe_gpus(_nvidia_smi(), transformer_engine=_version("transformer-engine")),
+    ]
+
+
+def _stage(module: str, *, needed: bool) -> str:
+    packages, how = _needs(module)
+    missing = _missing(packages)
+    if missing and module in ELSEWHERE and not needed:
+        return _line(_short(module), None, how)
+    if missing:
+        return _line(_short(module), False if needed else None, f"missing {', '.join(missing)}; {how}")
+    found = ", ".join(f"{package} {_version(package)}" for package in packages)
+    return _line(_short(module), True, "here" if module in ELSEWHERE else found)
+
+
+def _needs(module: str) -> tuple[Sequence[str], str]:
+    """The packages of a stage's process and how to get them; none for a module of the user's."""
+    return ELSEWHERE.get(module, (STAGES.get(module, ()), INSTALL))
+
+
+def _short(module: str) -> str:
+    return module.removeprefix("megatron_octo.").removesuffix(".run")
+
+
+def _module(stage: str) -> str:
+    modules = {_short(module): module for module in (*STAGES, *ELSEWHERE)}
+    if stage not in modules:
+        raise ConfigError(f"no stage is called {stage}{nearest(stage, modules)}")
+    return modules[stage]
 
 
 def examine_recipe(recipe: MidTraining, directory: Path, *, ranks: int | None) -> tuple[str, bool]:
@@ -188,7 +213,7 @@ def _nvidia_smi() -> str:
 
 def require(module: str) -> None:
     """Raises `ResourceError` when a stage's process would not find its packages."""
-    packages, how = ELSEWHERE.get(module, (STAGES.get(module, ()), INSTALL))
+    packages, how = _needs(module)
     missing = _missing(packages)
     if missing:
         raise ResourceError(f"{module} needs {', '.join(missing)}, not installed; {how}")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from megatron_octo import recipes
-from megatron_octo.errors import ResourceError
+from megatron_octo.errors import ConfigError, ResourceError
 from megatron_octo.launch.preflight import doctor
 from megatron_octo.launch.study import graph
 
@@ -90,3 +90,24 @@ def test_whether_a_machine_holds_a_recipe(per_rank_gb: int, free_tb: int, fits: 
     assert answer is fits
     assert says in text
     assert "for 50 of 112 GB" in text  # a checkpoint every 1,000 of 50,000 steps, all kept
+
+
+def test_stages_that_must_run_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the health checks of the images ask."""
+    monkeypatch.setattr(doctor, "_version", lambda package: None if package in ("trl", "ray") else "1.0")
+    text, healthy = doctor.examine(tmp_path, stages=["training", "conversion"])
+    assert healthy
+    assert "-    rl                           missing trl; pip install 'megatron-octo[cpu]'" in text
+    text, healthy = doctor.examine(tmp_path, stages=["rl.openrlhf_run"])
+    assert not healthy
+    assert "LACK rl.openrlhf_run              missing ray; an environment of its own: docs/rl.md#openrlhf" in text
+    with pytest.raises(ConfigError, match="no stage is called trainin; nearest: training"):
+        doctor.examine(tmp_path, stages=["trainin"])
+
+
+def test_packages_that_do_not_go_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = {"megatron-core": "0.16.1", "transformer-engine": "2.11.0"}
+    monkeypatch.setattr(doctor.compatibility, "installed", lambda: found)
+    text, healthy = doctor.examine(tmp_path)
+    assert not healthy
+    assert "LACK environment                  transformer-engine 2.11.0 without its torch extension" in text
