@@ -1,4 +1,4 @@
-"""A curation as a graph of jobs on a cluster makes what it makes on one machine."""
+"""A curation as a graph of jobs on a cluster, its larger steps as arrays, makes what it makes on one machine."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from daemons import MiniSlurm, exit_code
 from runs import LAUNCH_BIN, Octo, job_ids
 from tiny_curation import STEPS, counts, made
 
-WORDS = ("curate", "tiny.curation", "web.documents=1200", "annotation.sample=300")
+WORDS = ("curate", "tiny.curation", "web.documents=600", "annotation.sample=300")
 #: A data set card names the commits of the steps, and somebody may commit between two of them.
 WITHOUT_GIT = {"GIT_DIR": os.devnull}
 
@@ -24,7 +24,7 @@ def test_a_cluster_makes_what_one_machine_makes(
     here = out.rename(tmp_path / "here")
 
     where = place(submitter="nemo-run" if LAUNCH_BIN else "sbatch", python=sys.executable)
-    jobs = job_ids(octo(*WORDS, "--out", out, "--on", where, "--workers", "1", **WITHOUT_GIT).stderr)
+    jobs = job_ids(octo(*WORDS, "reading.tasks=2", "--out", out, "--on", where, "--workers", "1", **WITHOUT_GIT).stderr)
     slurm.wait_for(jobs)
 
     assert len(jobs) == len(STEPS)
