@@ -42,7 +42,7 @@ def curate(
         return
     chosen = curation.here(chosen) if here else chosen
     if not dry_run:
-        curation.require_inputs(chosen)
+        curation.require_inputs(chosen, out)
     run(curation.jobs(chosen, out), on, nodes, hold=out, out=out, dry=dry_run, force=force)
     if here and not dry_run:
         typer.echo(f"corpus: {out / 'corpus' / 'data'}")

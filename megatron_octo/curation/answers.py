@@ -1,7 +1,7 @@
 """Answers of a language model on disk: each is written once, before it is used, and survives a kill.
 
 One file per part, `{"key", "text", "finished", "prompt_tokens", "answer_tokens"}` per line. In memory is where each of them lies, some
-150 bytes per answer; a million answers of a part are 150 MB.
+250 bytes per answer; a million answers of a part are 250 MB.
 """
 
 import contextlib

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_octo import units
 from megatron_octo.curation.config import Duplicates, InParts, LanguageModel
 from megatron_octo.curation.documents import NO_YEAR
 from megatron_octo.servers import Server
@@ -33,6 +34,10 @@ _AT_RUN_TIME = {
     for field in dataclasses.fields(noun)
     if field.metadata.get("at_run_time")
 }
+#: Settings that are paths, also where they look like other words, such as `data/raw`.
+_PLACES = {
+    "inputs", "documents", "annotations", "classifier", "signatures", "duplicates", "steps", "prompt_file", "file",
+}  # fmt: skip
 _PACKAGES = ("python", "megatron-octo", "datatrove", "pyarrow", "vllm")
 
 Rows = Sequence[Sequence[object]]
@@ -179,6 +184,8 @@ def _reasons(steps: Sequence[Step]) -> Iterator[str]:
     if rows:
         yield "## Why documents were dropped"
         yield _table(("step", "filter", "reason", "documents", "share of the step's"), rows)
+    if damaged := sum(step.counts.get("rows_damaged_files", 0) for step in steps):
+        yield f"{units.counted(damaged, 'raw file')} could not be read to the end; what came before the damage is in."
 
 
 def _years(steps: Sequence[Step]) -> Iterator[str]:
@@ -227,7 +234,11 @@ def _sum(step: Step, ending: str) -> int | None:
 
 def _decontamination(steps: Sequence[Step]) -> Iterator[str]:
     rows = [
-        (reason.removeprefix(_BENCHMARK), step.counts.get(f"{which}_asked_{reason.removeprefix(_BENCHMARK)}"), count)
+        (
+            reason.removeprefix(_BENCHMARK),
+            step.counts.get(f"{which}_questions_{reason.removeprefix(_BENCHMARK)}"),
+            count,
+        )
         for step in steps
         for which, reason, count in step.dropped()
         if reason.startswith(_BENCHMARK)
@@ -235,7 +246,7 @@ def _decontamination(steps: Sequence[Step]) -> Iterator[str]:
     yield "## Benchmarks"
     if rows:
         yield "Documents that share a run of words with a question were removed."
-        yield _table(("benchmark", "questions looked for", "documents removed"), rows)
+        yield _table(("benchmark", "questions", "documents removed"), rows)
     else:
         yield "No benchmark was looked for: documents may hold test questions."
 
@@ -288,10 +299,21 @@ def _details(step: Step) -> str:
 def _without_places(value: Any) -> Any:
     """A config without how and where it ran."""
     if isinstance(value, Mapping):
-        return {key: _without_places(item) for key, item in value.items() if key not in _AT_RUN_TIME}
+        return {
+            key: _last_names(item) if key in _PLACES else _without_places(item)
+            for key, item in value.items()
+            if key not in _AT_RUN_TIME
+        }
     if isinstance(value, list):
         return [_without_places(item) for item in value]
     return _named(value) if isinstance(value, str) else value
+
+
+def _last_names(places: Any) -> Any:
+    """Of one path or several; None stays."""
+    if isinstance(places, list):
+        return [_last_names(place) for place in places]
+    return Path(places).name if isinstance(places, str) else places
 
 
 def _named(place: str) -> str:

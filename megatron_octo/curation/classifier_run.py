@@ -32,8 +32,9 @@ def run(config: Classifier, out: Path, force: bool) -> None:
         file = config.annotations / ANNOTATIONS
         found = classifier.examples(file, positive_from=config.positive_from, seed=config.seed)
         rest, held_out = classifier.split(found, held_out_share=config.held_out_share)
+        # Before they are balanced: of a class that lacks, the other would be counted as lacking too.
+        classifier.require_enough(rest, held_out, positive_from=config.positive_from)
         trained = classifier.balanced(rest) if config.balance else rest
-        classifier.require_enough(trained, held_out, positive_from=config.positive_from)
         stage.counts |= {"documents": len(found), "positives": _positives(found)}
         stage.counts |= {"trained_documents": len(trained), "trained_positives": _positives(trained)}
         _train(config, file, trained, out)

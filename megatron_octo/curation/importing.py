@@ -1,6 +1,7 @@
 """A step that makes documents of a published data set's files, each part of its own share of them."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ class File:
 
 
 def local_files(corpus: Published, named: Sequence[Path]) -> list[File]:
-    """Files named outright, and of directories those that belong to the corpus. Raises `CorpusError` where none does."""
-    found = [file for path in named for file in _below(corpus, path)]
+    """Files named outright, and of directories those that belong to the corpus, each once. Raises `CorpusError` where none does."""
+    found = list({os.path.realpath(file): file for path in named for file in _below(corpus, path)}.values())
     return [
         File(path=str(file), label=label, bytes=file.stat().st_size)
         for file, label in zip(found, inputs.labels(found), strict=True)

@@ -4,7 +4,7 @@ One file per part, the same bytes whoever writes it.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from datatrove.pipeline.base import PipelineStep
 
 from megatron_octo.curation.documents import NO_YEAR, year_of
 from megatron_octo.curation.parts import OURS
-from megatron_octo.errors import CorpusError
 from megatron_octo.units import MIB
 
 FOLDER = "data"
+#: Of counts: documents whose metadata does not have a column's type.
+UNFIT = "unfit_"
 #: Columns taken from the metadata under their own names; `id` is that of the document first read.
 COLUMNS = {
     "cc-path": pyarrow.string(), "domain": pyarrow.string(), "finemath_score": pyarrow.float64(), "lang": pyarrow.string(),
@@ -63,12 +64,16 @@ class Publish(PipelineStep):  # type: ignore[misc]
             write_statistics=list(COLUMNS),
         ) as writer:  # fmt: skip
             for group in groups(data or ()):
-                writer.write_batch(pyarrow.RecordBatch.from_pylist([row_of(document) for document in group], SCHEMA))
-                for document in group:
-                    self.stat_update("documents", f"year_{year_of(document)}")
-                    self.stat_update("characters", value=len(document.text))
+                rows = [row_of(document) for document in group]
+                writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, SCHEMA))
+                for document, row in zip(group, rows, strict=True):
+                    self._count(document, row)
                 yield from group
         os.replace(temporary, file)
+
+    def _count(self, document: Document, row: Mapping[str, Any]) -> None:
+        self.stat_update("documents", f"year_{year_of(document)}", *(f"{UNFIT}{name}" for name in unfit(document, row)))
+        self.stat_update("characters", value=len(document.text))
 
 
 def file_of(stage: Path, part: int) -> Path:
@@ -91,10 +96,18 @@ def groups(documents: DocumentsPipeline) -> Iterator[list[Document]]:
 
 
 def row_of(document: Document) -> dict[str, Any]:
-    """A document as a row. Raises `CorpusError` where its metadata does not have the column's type."""
+    """A document as a row; null where its metadata does not have the column's type (`unfit`)."""
     year = year_of(document)
     row = {name: _typed(document, name, kind) for name, kind in COLUMNS.items()}
     return {"text": document.text, "id": document.id, **row, "year": None if year == NO_YEAR else int(year)}
+
+
+def unfit(document: Document, row: Mapping[str, Any]) -> list[str]:
+    """Columns that are null although the document has something under their names.
+
+    Not an error: it would come at the end of all steps, about what the raw rows said at the beginning.
+    """
+    return [name for name in COLUMNS if row[name] is None and document.metadata.get(name) not in (None, "")]
 
 
 def _typed(document: Document, name: str, kind: Any) -> Any:
@@ -104,7 +117,5 @@ def _typed(document: Document, name: str, kind: Any) -> Any:
     try:
         # Raw rows may spell numbers as text, and what is text here as a number or a date.
         return str(value) if kind == pyarrow.string() else pyarrow.scalar(value).cast(kind).as_py()
-    except (pyarrow.ArrowException, OverflowError) as error:
-        raise CorpusError(
-            f"document {document.id}: '{name}' is {value!r}, {kind} is expected; rename the field in the raw rows"
-        ) from error
+    except (pyarrow.ArrowException, OverflowError):
+        return None

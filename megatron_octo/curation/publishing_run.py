@@ -5,13 +5,16 @@ megatron-octo tokenize my_corpus --input OUT/data --tokenizer ... --out ...
 """
 
 import os
+import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from megatron_octo import artifacts, process
-from megatron_octo.curation import card, documents, parts
+from megatron_octo import artifacts, process, units
+from megatron_octo.curation import card, documents, parts, publishing
 from megatron_octo.curation.config import Publication
-from megatron_octo.curation.publishing import Publish
+from megatron_octo.curation.publishing import UNFIT, Publish
 
 CARD = "README.md"
 
@@ -24,10 +27,29 @@ def run(config: Publication, out: Path, force: bool) -> None:
         last = _step(config.documents)
         _write(out / CARD, card.text(config.name, [_step(step) for step in config.steps] or [last], last=last))
         parts.make(stage, config, [documents.Read(config.documents), Publish(out)])
+    if stage.complete:
+        _say_what_does_not_fit(stage.counts)
 
 
 def _inputs(config: Publication) -> dict[str, Path]:
-    return {"documents": config.documents, **{f"steps/{step.name}": step for step in config.steps}}
+    """Of the steps their marks too, which the card is made from: with other settings a step may make the same documents."""
+    steps = {f"steps/{step.name}": step for step in config.steps}
+    return {
+        "documents": config.documents,
+        **steps,
+        **{f"{name}/mark": step / artifacts.MARK for name, step in steps.items()},
+    }
+
+
+def _say_what_does_not_fit(counts: Mapping[str, Any]) -> None:
+    beginning = f"{Publish.name}_{UNFIT}"
+    for name, number in counts.items():
+        if name.startswith(beginning):
+            column = name.removeprefix(beginning)
+            print(
+                f"warning: {units.counted(number, 'document')} with a {column} that is no {publishing.COLUMNS[column]}; null in its place",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
 
 
 def _step(stage: Path) -> card.Step:

@@ -16,11 +16,17 @@ from megatron_octo.curation.rows import BadRow
 from megatron_octo.curation.streams import DamagedError
 from megatron_octo.errors import CorpusError
 
-BAD_ROW, DAMAGED = "bad_row", "damaged_file"
+BAD_ROW, NOT_HTML, DAMAGED = "bad_row", "not_html", "damaged_file"
+#: Of the metadata; datatrove's filters add it up, and fail where it is text.
+ADDED_UP = "token_count"
 
 
 class Page(Document):  # type: ignore[misc]
     """A document whose text is still HTML."""
+
+
+class Reject(Document):  # type: ignore[misc]
+    """What gave no document. A class, since rows may have a `filter_reason` of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +66,18 @@ class ReadRaw(PipelineStep):  # type: ignore[misc]
             for file in self.files[rank]:
                 self.stat_update("files")
                 for found in self._documents(file):
-                    reason = found.metadata.get("filter_reason")
-                    if reason is None:
-                        self.stat_update("documents")
-                        yield found
-                    else:
-                        self.stat_update(f"{reason}s")
+                    if isinstance(found, Reject):
                         aside.write(found, rank)
+                    else:
+                        self.stat_update("total", "forwarded")
+                        yield found
 
     def _documents(self, file: RawFile) -> Iterator[Document]:
-        """Documents, and rejects with a `filter_reason`. Raises `CorpusError` where the disk fails."""
+        """Those, and rejects. Raises `CorpusError` where the disk fails."""
         try:
             yield from self._pages(file) if inputs.is_archive(file.path) else self._rows(file)
         except DamagedError as error:
+            self.stat_update("damaged_files")
             yield _reject(DAMAGED, file, f"{error}; what came before is kept", raw="", place=file.label)
         except OSError as error:
             raise CorpusError(
@@ -80,19 +85,26 @@ class ReadRaw(PipelineStep):  # type: ignore[misc]
             ) from error
 
     def _pages(self, file: RawFile) -> Iterator[Document]:
-        for page in archives.pages(file.path):
+        for number, page in enumerate(archives.pages(file.path), start=1):
             if page is None:
-                self.stat_update("not_html")
+                self._count_dropped(NOT_HTML)
                 continue
             metadata = {"url": page.url, "timestamp": page.timestamp}
-            yield Page(text=page.html, id=page.record, metadata=_completed(metadata, file.path))
+            yield Page(
+                text=page.html, id=page.record or f"{file.label}/{number}", metadata=_completed(metadata, file.path)
+            )
 
     def _rows(self, file: RawFile) -> Iterator[Document]:
         for number, row in rows.rows(file.path):
             found = row if isinstance(row, BadRow) else self._document(row, f"{file.label}/{number}", file.path)
             if isinstance(found, BadRow):
+                self._count_dropped(BAD_ROW)
                 found = _reject(BAD_ROW, file, found.reason, raw=found.raw, place=f"{file.label}:{number}")
             yield found
+
+    def _count_dropped(self, reason: str) -> None:
+        """As datatrove's filters count."""
+        self.stat_update("total", "dropped", f"dropped_{reason}")
 
     def _document(self, row: dict[str, Any], otherwise: str, path: Path) -> Document | BadRow:
         text = rows.lookup(row, self.text_field)
@@ -102,6 +114,8 @@ class ReadRaw(PipelineStep):  # type: ignore[misc]
         if identity is None or identity == "":
             return rows.bad(f"no '{self.id_field}'; set id_field to one of {', '.join(row)}, or leave it out", row)
         metadata = _completed(rows.scalars(row, without=self.text_field), path)
+        if not isinstance(metadata.get(ADDED_UP, 0), int | float):
+            del metadata[ADDED_UP]
         return (Page if self.is_html else Document)(text=text, id=str(identity), metadata=metadata)
 
 
@@ -113,10 +127,10 @@ def _lacking(field: str, found: object, row: dict[str, Any]) -> str:
     return f"no '{field}' (present: {', '.join(row) or 'none'})"
 
 
-def _reject(reason: str, file: RawFile, why: str, *, raw: str, place: str) -> Document:
+def _reject(reason: str, file: RawFile, why: str, *, raw: str, place: str) -> Reject:
     # JSONL writers leave empty texts out.
     metadata = {"filter_reason": reason, "why": why, "file": str(file.path)}
-    return Document(text=raw, id=place, metadata=metadata)
+    return Reject(text=raw, id=place, metadata=metadata)
 
 
 def _completed(metadata: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from megatron_octo.curation.config import Reading
 from megatron_octo.curation.extraction import Extract
 from megatron_octo.curation.languages import Identifier, InLanguage
 from megatron_octo.curation.quality import OfQuality
-from megatron_octo.curation.reading import RawFile, ReadRaw
+from megatron_octo.curation.reading import BAD_ROW, RawFile, ReadRaw
 from megatron_octo.errors import ArtifactError, listed
 
 #: In the stage's logs: the files as they were when they were dealt to the parts.
@@ -99,7 +99,7 @@ def _decided(config: Reading, files: Sequence[Path]) -> str:
 
 
 def _say_what_was_met(counts: dict[str, Any], out: Path) -> None:
-    for what, noun in (("bad_rows", "bad row"), ("damaged_files", "damaged file")):
+    for what, noun in ((f"dropped_{BAD_ROW}", "bad row"), ("damaged_files", "damaged file")):
         if number := counts.get(f"{ReadRaw.name}_{what}", 0):
             _say(f"warning: {units.counted(number, noun)}; see {out / documents.REJECTS / ReadRaw.name}")
     if not counts.get("kept_documents"):

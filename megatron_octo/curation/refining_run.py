@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from megatron_octo import artifacts, process, units
-from megatron_octo.curation import answers, costs, documents, model_server, parts, prompts
+from megatron_octo.curation import costs, documents, model_server, parts, prompts
 from megatron_octo.curation.config import Refinement
 from megatron_octo.curation.refining import Refine
 from megatron_octo.servers import Server
@@ -42,8 +42,9 @@ def _inputs(config: Refinement) -> dict[str, Path]:
 def _say_costs(config: Refinement, folder: Path) -> None:
     counts = artifacts.finished(config.documents)["counts"]
     estimate = costs.refinement(config, documents=counts["kept_documents"], characters=counts["kept_characters"])
-    paid = sum(answers.tokens_in(file) for file in folder.glob("*.jsonl"))
-    already = f"; {units.count(paid)} of them are answered already" if paid else ""
+    # By their size: to count their tokens is to read them all, and there may be terabytes.
+    answered = sum(file.stat().st_size for file in folder.glob("*.jsonl"))
+    already = f"; {units.bytes_(answered)} of answers are there already" if answered else ""
     print(f"refine: {costs.spell(estimate, config.model)}{already}", file=sys.stderr, flush=True)
 
 

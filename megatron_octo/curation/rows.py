@@ -54,8 +54,11 @@ def lookup(row: Mapping[str, Any], field: str) -> Any:
 
 
 def scalars(row: Mapping[str, Any], without: str) -> dict[str, Any]:
-    """A row's fields but one that are text, numbers, dates; lists and tables in it are no metadata."""
-    return {key: value for key, value in row.items() if key != without and isinstance(value, SCALARS)}
+    """A row's fields but one that are text, numbers, dates; lists and tables in it are no metadata, but for `metadata` itself, where
+    datatrove's JSONL, and so the documents of our own steps, has these fields."""
+    nested = row.get("metadata")
+    fields = {**(nested if isinstance(nested, Mapping) else {}), **row}
+    return {key: value for key, value in fields.items() if key != without and isinstance(value, SCALARS)}
 
 
 def bad(reason: str, row: Mapping[str, Any]) -> BadRow:

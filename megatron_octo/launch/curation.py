@@ -13,13 +13,17 @@ from megatron_octo.curation.config import Curation, InParts, Publication
 from megatron_octo.errors import ConfigError, CorpusError
 from megatron_octo.evaluation.config import Source
 from megatron_octo.launch.jobs import Job, stage
+from megatron_octo.tokenization import sources
 
 StepT = TypeVar("StepT", bound=InParts)
+#: What all steps have from the first.
+CUT = ("parts", "executor", "workers", "tasks")
 
 
 def jobs(curation: Curation, out: Path) -> list[Job]:
     """Every step, in an order that respects what needs what."""
-    return list(_jobs(curation, out))
+    # Absolute: a stage that names its inputs another way is another one.
+    return list(_jobs(curation, out.absolute()))
 
 
 def here(curation: Curation) -> Curation:
@@ -27,8 +31,9 @@ def here(curation: Curation) -> Curation:
     return dataclasses.replace(curation, reading=dataclasses.replace(curation.reading, tasks=1, task=0))
 
 
-def require_inputs(curation: Curation) -> None:
-    """Raises `CorpusError` where an input is missing, `ConfigError` for a file of a prompt or benchmark that is not there."""
+def require_inputs(curation: Curation, out: Path) -> None:
+    """Raises `CorpusError` where an input is missing or has the output in it, `ConfigError` for a file of a prompt or benchmark that is
+    not there."""
     refinement = curation.refinement
     named = [curation.annotation.prompt_file, refinement.prompt_file if refinement else None]
     named += [source.file for source in curation.unique.benchmarks]
@@ -39,6 +44,7 @@ def require_inputs(curation: Curation) -> None:
         for path in curation.reading.inputs:
             if not path.exists() and not glob.glob(str(path), recursive=True):
                 raise CorpusError(f"there is no input {path}; name files, directories or globs with --input")
+        sources.require_outside(curation.reading.inputs, out)
 
 
 def _jobs(curation: Curation, out: Path) -> Iterator[Job]:
@@ -85,6 +91,12 @@ def _step(out: Path, name: str, module: str, config: object, *needs: str) -> Job
 
 
 def _cut(first: InParts, step: StepT, **paths: Path | Sequence[Path]) -> StepT:
-    """A step over as many parts as the first, by as many workers."""
-    changes: dict[str, Any] = {name: getattr(first, name) for name in ("parts", "executor", "workers", "tasks")}
+    """A step over as many parts as the first, by as many workers. Raises `ConfigError` where it asks for something else."""
+    changes: dict[str, Any] = {name: getattr(first, name) for name in CUT}
+    for name, value in changes.items():
+        asked = getattr(step, name)
+        if asked not in (value, getattr(InParts, name)):
+            raise ConfigError(
+                f"{type(step).__name__} has {name}={asked}; all steps are cut as the first: give reading.{name}={asked}"
+            )
     return dataclasses.replace(step, **changes | paths)

@@ -77,6 +77,7 @@ def require_study_disk(study: Study, jobs: Sequence[Job], directory: Path) -> No
 def curate(recipe: TinyWorld | Importing, out: Path) -> Job:
     """A curation of one step."""
     module = "importing_run" if isinstance(recipe, Importing) else "run"
+    sources.require_outside(recipe.inputs if isinstance(recipe, Importing) else (), out)
     return _job("curate", f"megatron_octo.curation.{module}", recipe, out)
 
 
@@ -141,9 +142,7 @@ def tokenization(
 
 def tokenize(settings: Tokenization, out: Path) -> Job:
     sources.require_apart(sources.resolve(settings.inputs), out)
-    for inputs in settings.inputs:
-        if inputs.is_dir() and out.resolve().is_relative_to(inputs.resolve()):
-            raise CorpusError(f"the output {out} lies in the input directory {inputs}; name an output elsewhere")
+    sources.require_outside(settings.inputs, out)
     if not settings.tokenizer.exists():
         raise ConfigError(f"there is no tokenizer {settings.tokenizer}; name one with --tokenizer")
     place = f"{out.name}.logs" if settings.tasks == 1 else f"{out.name}.logs/task{settings.task:05d}"

@@ -86,6 +86,13 @@ def require_apart(files: Iterable[Path], out: Path) -> None:
             raise CorpusError(f"the input {file} lies in the output {out} or its logs; name an output elsewhere")
 
 
+def require_outside(inputs: Iterable[Path], out: Path) -> None:
+    """Raises `CorpusError` when the output lies in an input directory: the next try would read it."""
+    for path in inputs:
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise CorpusError(f"the output {out} lies in the input directory {path}; name an output elsewhere")
+
+
 def kind_of(path: Path) -> Kind | None:
     """None for names that are no corpus file's."""
     return next((kind for ending, kind in KINDS.items() if path.name.endswith(ending)), None)

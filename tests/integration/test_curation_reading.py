@@ -48,7 +48,7 @@ def test_killed_and_shared_reading_gives_the_same_bytes(tmp_path: Path) -> None:
     one = Reading(inputs=(corpus(tmp_path / "raw", 1_500),), is_html=True, parts=PARTS)
     assert start(one, tmp_path / "one").wait(300) == 0
     assert artifacts.finished(tmp_path / "one")["counts"]["kept_documents"] == PARTS * 1_500
-    assert artifacts.finished(tmp_path / "one")["counts"]["rows_bad_rows"] == PARTS
+    assert artifacts.finished(tmp_path / "one")["counts"]["rows_dropped_bad_row"] == PARTS
 
     killed = tmp_path / "killed"
     first = start(dataclasses.replace(one, workers=2), killed)

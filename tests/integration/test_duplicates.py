@@ -16,7 +16,7 @@ import zstandard
 
 from megatron_octo import artifacts, process
 from megatron_octo.config import dumps
-from megatron_octo.curation import documents, duplicates_run, signatures_run, unique_run
+from megatron_octo.curation import card, documents, duplicates_run, signatures_run, unique_run
 from megatron_octo.curation.config import Duplicates, InParts, Signatures, Unique
 from megatron_octo.errors import ConfigError, CorpusError
 from megatron_octo.evaluation.config import Source
@@ -136,6 +136,13 @@ def test_planted_copies_and_questions_go_and_nothing_else(world: World, unbroken
     assert counts["duplicates_dropped_near_duplicate"] == len(world.near)
     assert counts["benchmarks_dropped_benchmark_asked"] == counts["benchmarks_dropped"] > 30
     assert counts["benchmarks_questions"] == 2
+
+
+def test_the_card_has_the_questions_of_each_benchmark(unbroken: Path) -> None:
+    mark = artifacts.finished(unbroken / "unique")
+    step = card.step_of("unique", mark)
+    removed = mark["counts"]["benchmarks_dropped_benchmark_asked"]
+    assert f"| asked | 2 | {removed} |" in card.text("trial", [step], last=step).split("\n")
 
 
 def gone(world: World) -> set[str]:

@@ -208,11 +208,11 @@ def test_a_budget_stops_it_and_a_higher_one_goes_on(
     with pytest.raises(ResourceError, match="does not allow another request"):
         refining_run.run(limited, tmp_path / "limited", False)
     assert server.given.total() > 0
-    assert "answered already" not in capfd.readouterr().err
+    assert "are there already" not in capfd.readouterr().err
     unlimited = dataclasses.replace(limited, model=dataclasses.replace(model, max_tokens=10 * tokens))
     refining_run.run(unlimited, tmp_path / "limited", False)
     assert set(server.given.values()) == {1}
-    assert "of them are answered already" in capfd.readouterr().err
+    assert "of answers are there already" in capfd.readouterr().err
     assert artifacts.finished(tmp_path / "limited")["outputs"] == artifacts.finished(tmp_path / "unbroken")["outputs"]
 
 

@@ -22,7 +22,7 @@ from megatron_octo.errors import ConfigError
 from megatron_octo.training import megatron
 from megatron_octo.training.config import Anomalies, MidTraining
 from megatron_octo.training.parallelism import Parallelism
-from megatron_octo.training.precision import Precision
+from megatron_octo.training.precision import Fp8, Precision
 
 MODEL = dataclasses.replace(tiny.MODEL, num_layers=4)
 VIRTUAL = Parallelism(
@@ -59,7 +59,7 @@ def test_two_pipeline_stages_of_virtual_chunks_without_overlap_compute_other_gra
 @pytest.mark.slow
 def test_fp8_without_transformer_engine_is_no_fp8(root: Path, ranks: Ranks) -> None:
     with pytest.raises(ConfigError, match="precision fp8 runs through Transformer Engine"):
-        megatron.require_precision(Precision.FP8)
+        megatron.require_precision(Precision.FP8, Fp8())
 
     recipe = tiny.phase("f", steps=2, precision=Precision.BF16)
     ranks.must(tiny.job(root, "bf16", recipe))

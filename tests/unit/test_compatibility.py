@@ -20,7 +20,7 @@ RL = {"torch": "2.13.0", "openrlhf": "0.11.2", "ray": "2.55.0", "deepspeed": "0.
 LAUNCH = {"nemo-run": "0.11.1", "ray": "2.60.0"}
 
 
-@pytest.mark.parametrize("found", [{}, CPU, NGC, RL, LAUNCH])
+@pytest.mark.parametrize("found", [{}, CPU, CPU | {"megatron-core": "0.17.1"}, NGC, RL, LAUNCH])
 def test_environments_that_are_well(found: dict[str, str]) -> None:
     assert compatibility.conflicts(found) == []
 
@@ -28,7 +28,7 @@ def test_environments_that_are_well(found: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        (CPU | {"megatron-core": "0.19.2"}, "megatron-core 0.19.2: training was made for 0.16.1; pip install megatron-core==0.16.1"),
+        (CPU | {"megatron-core": "0.19.2"}, "megatron-core 0.19.2: training runs on 0.16.1 and 0.17.1; pip install megatron-core==0.16.1"),
         (CPU | {"transformer-engine": "2.11.0"}, "transformer-engine 2.11.0 without its torch extension"),
         (CPU | {"transformer-engine": "2.12.0", "transformer-engine-torch": "2.12.0"}, "asks for 2.9 to below 2.12"),
         (NGC | {"transformer-engine": "2.7.0+769ed778"}, "transformer-engine 2.7.0+769ed778: megatron-core 0.16.1 asks for"),
@@ -57,13 +57,13 @@ def locked(file: str) -> dict[str, str]:
 
 def test_the_extras_ask_for_the_same() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert f"megatron-core=={compatibility.MEGATRON_CORE}" in extras["train"]
+    assert f"megatron-core=={compatibility.MEGATRON_CORE[0]}" in extras["train"]
     assert "megatron-octo[train]" in extras["cpu"]
 
 
 @pytest.mark.parametrize("file", ["cpu.txt", "train.txt"])
 def test_the_locks_have_that_megatron(file: str) -> None:
-    assert locked(file)["megatron-core"] == compatibility.MEGATRON_CORE
+    assert locked(file)["megatron-core"] == compatibility.MEGATRON_CORE[0]
 
 
 @pytest.mark.parametrize("file", ["openrlhf-cpu.txt", "rl.txt"])

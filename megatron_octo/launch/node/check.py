@@ -155,7 +155,7 @@ def _follow(here: Here, shared: SharedDirectory, deadline: float) -> int:
 def _take_part(here: Here, shared: SharedDirectory, trouble: str | None, deadline: float) -> None:
     """What every rank does. Raises `OSError` or `ValueError` where rank 0 does not answer, or not as it should."""
     facts = collect(here.host) if here.local_rank == 0 else None
-    flops, on_gpu = _multiply(here)
+    flops, copied, on_gpu = _alone(here)
     with connected(here.address, here.port, deadline=deadline) as line:
         report = Report(
             rank=here.rank,
@@ -164,6 +164,7 @@ def _take_part(here: Here, shared: SharedDirectory, trouble: str | None, deadlin
             shared_trouble=trouble or shared.look_for_rank_0(),
             clock_ahead=line.clock_ahead(),
             matmul_flops=flops,
+            copy_bytes_per_second=copied,
             on_gpu=on_gpu,
         )
         _measure(here, line, line.report(report))
@@ -183,17 +184,19 @@ def _measure(here: Here, line: Line, plan: Plan) -> None:
     line.found(findings)
 
 
-def _multiply(here: Here) -> tuple[float | None, bool]:
-    """FLOP/s and whether that was a GPU; None without torch, 0 where the GPU does not work."""
+def _alone(here: Here) -> tuple[float | None, float | None, bool]:
+    """FLOP/s, bytes/s that a GPU copies, and whether it is one; None without torch, 0 where the GPU does not work."""
     if importlib.util.find_spec("torch") is None:
-        return None, False
+        return None, None, False
     from megatron_octo.launch.node import collectives as together
 
+    on_gpu = together.has_gpu()
     try:
-        return together.multiply(together.device(here.local_rank)), together.has_gpu()
+        on = together.device(here.local_rank)
+        return together.multiply(on), together.copy(on) if on_gpu else None, on_gpu
     except RuntimeError as error:  # CUDA's words about it; the verdict names the node
         print(f"{here.host}, rank {here.rank}: {error}", file=sys.stderr)
-        return 0.0, together.has_gpu()
+        return 0.0, None, on_gpu
 
 
 def _plan(world_size: int, reports: Sequence[Report]) -> Plan:

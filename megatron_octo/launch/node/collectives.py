@@ -1,4 +1,4 @@
-"""How fast this rank multiplies, and how fast nodes sum their numbers together: the torch part of `check.py`.
+"""How fast this rank multiplies and copies, and how fast nodes sum their numbers together: the torch part of `check.py`.
 
 A pair of nodes takes about a second with NCCL, most of it to meet; rounds of pairs run side by side.
 """
@@ -31,6 +31,8 @@ NCCL_BYTES, GLOO_BYTES = 256 * units.MIB, 8 * units.MIB
 #: Side of the square matrices, and how long they are multiplied.
 GPU_SIDE, CPU_SIDE = 8192, 512
 MATMUL_SECONDS = 0.3
+#: Many times a GPU's caches.
+COPY_BYTES = units.GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,20 @@ def multiply(on: torch.device) -> float:
         _wait_for(on)
         times += 1
     return times * 2 * side**3 / (time.monotonic() - started)
+
+
+def copy(on: torch.device) -> float:
+    """Bytes/s that a GPU's memory reads and writes while it copies: the fastest of a few copies."""
+    source = torch.zeros(COPY_BYTES, device=on, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(REPEATS):
+        _wait_for(on)
+        started = time.monotonic()
+        target.copy_(source)
+        _wait_for(on)
+        seconds.append(time.monotonic() - started)
+    return 2 * COPY_BYTES / min(seconds)
 
 
 def measure(meeting: Meeting, rounds: Sequence[Sequence[tuple[int, int]]], nodes: Sequence[Sequence[int]]) -> Findings:

@@ -15,12 +15,13 @@ from megatron_octo.launch.node.facts import Facts, Gpu
 from megatron_octo.launch.node.links import Link, slow_nodes, usual_speed
 from megatron_octo.launch.preflight import checklist
 from megatron_octo.launch.preflight.checklist import Check
+from megatron_octo.training import estimate
 
 #: Clocks further from the middle than that: times of files and logs of several nodes lie about what came first (guess).
 CLOCK_SECONDS = 2.0
 #: Below this share of what is usual here, a link or a GPU is called slow (guesses: links vary with what else runs, GPUs hardly, and sums
 #: over gloo with whatever else the CPU does: on two busy cores to less than half, 2026-11-23).
-SLOW_LINK, SLOW_GLOO_LINK, SLOW_MATMUL = 0.5, 0.05, 0.75
+SLOW_LINK, SLOW_GLOO_LINK, SLOW_MATMUL, SLOW_COPY = 0.5, 0.05, 0.75, 0.75
 #: Guesses. NCCL shares some 10 MB per GPU there, data loaders more; Docker gives 64 MB unless told.
 SHM_BYTES_PER_GPU, SHM_BYTES = 64 * units.MIB, 16 * units.MIB
 #: More in use on a GPU is somebody's process; drivers take some hundred MB, and this check about 1 GB (guess).
@@ -41,6 +42,8 @@ class Report:
     clock_ahead: float = 0.0
     #: None without torch.
     matmul_flops: float | None = None
+    #: Read and written by a copy in a GPU's memory; None on a CPU, and where the GPU does not work.
+    copy_bytes_per_second: float | None = None
     on_gpu: bool = False
 
 
@@ -113,6 +116,7 @@ def judge(
         _locked_memory(facts),
         _ports(facts),
         *_matmul(reports),
+        *_copies(reports),
         *_links(_of_the_rest(links, reports, silent), reports, asked, complete=all_reduce is not None or bool(silent)),
     ]
     checks = tuple(finding.check for finding in findings)
@@ -296,13 +300,36 @@ def _matmul(reports: Sequence[Report]) -> Iterator[_Finding]:
         for report, flops in measured
         if flops <= SLOW_MATMUL * usual  # 0 is no GPU that works
     }
-    said = f"{_flops(usual)} per rank"
+    said = f"{_flops(usual)} per rank{_of_data_sheet(usual, reports)}"
     if slow and not any(report.on_gpu for report, _ in measured):
         text = f"{said}, slower: {_spelled(slow)}"
         yield _Finding(check=checklist.warn("matrix products", text, "does something else run there?"))
     else:
         remedy = "drain the node: its GPU is slowed down by heat, power or a fault"
         yield replace(_finding("matrix products", slow, said, remedy), certain=True)
+
+
+def _of_data_sheet(flops: float, reports: Sequence[Report]) -> str:
+    """What share that is of the first GPU's bf16 peak, where it is known; a good card reaches most of it but not all."""
+    names = [gpu.name for one in reports if one.on_gpu and one.facts is not None for gpu in one.facts.gpus]
+    peak = estimate.peak_flops(names[0]) if names else None
+    return f", {flops / peak:.0%} of the data sheet" if peak is not None else ""
+
+
+def _copies(reports: Sequence[Report]) -> Iterator[_Finding]:
+    measured = [
+        (report, report.copy_bytes_per_second) for report in reports if report.copy_bytes_per_second is not None
+    ]
+    if not measured:
+        return
+    usual = statistics.median(speed for _, speed in measured)
+    slow = {
+        report.host: f"{units.bytes_(round(speed))}/s on rank {report.rank}"
+        for report, speed in measured
+        if speed <= SLOW_COPY * usual
+    }
+    remedy = "drain the node: memory of its GPU is slow"
+    yield replace(_finding("memory copies", slow, f"{units.bytes_(round(usual))}/s per GPU", remedy), certain=True)
 
 
 def _flops(value: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from megatron_octo.config import override
-from megatron_octo.curation import classifier, curves
+from megatron_octo.curation import classifier, classifier_run, curves
 from megatron_octo.curation.classifier import Example, Scorer
 from megatron_octo.curation.config import Classifier, Relevance
 from megatron_octo.curation.curves import HeldOut
@@ -66,6 +66,14 @@ def test_too_few_of_a_class(positives: int, held_out: int) -> None:
         classifier.require_enough(
             made(80, positives=positives), made(2 * held_out, positives=held_out), positive_from=3
         )
+
+
+def test_of_what_there_is_too_little_is_said_before_the_classes_are_balanced(tmp_path: Path) -> None:
+    (tmp_path / "scores").mkdir()
+    annotations(tmp_path / "scores" / "annotations.jsonl", *(row(f"text {number}", 0) for number in range(100)))
+    config = Classifier(annotations=tmp_path / "scores")
+    with pytest.raises(CorpusError, match="to train on, 0 have 3 points or more and 90 have fewer"):
+        classifier_run.run(config, tmp_path / "classifier", force=False)
 
 
 def test_examples_are_texts_seen_once(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The data set card: numbers of the steps' marks, and nothing of the machine."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ def step(name: str, config: Any, **counts: Any) -> card.Step:
 READ = step(
     "documents",
     Reading(inputs=("/secret/place/CC-MAIN-2019-13",)),  # type: ignore[arg-type]
+    rows_total=1_010, rows_forwarded=1_000, rows_dropped=10, rows_dropped_bad_row=10, rows_damaged_files=1,
     language_total=1_000, language_forwarded=900, language_dropped=100, language_dropped_other=100,
     quality_total=900, quality_forwarded=800, quality_dropped=100, quality_dropped_too_short=100, quality_dropped_long=0,
     kept_documents=800, kept_characters=160_000, kept_year_2019=500, kept_year_2014=290, kept_year_unknown=10,
@@ -35,7 +37,7 @@ RELEVANT = step(
 UNIQUE = step(
     "unique", Unique(benchmarks=(Source(name="gsm8k"), Source(name="math500"))), read_documents=200,
     benchmarks_total=200, benchmarks_forwarded=197, benchmarks_dropped=3, benchmarks_dropped_benchmark_gsm8k=3,
-    benchmarks_dropped_benchmark_math500=0, benchmarks_asked_gsm8k=1_319, benchmarks_asked_math500=500,
+    benchmarks_dropped_benchmark_math500=0, benchmarks_questions_gsm8k=1_319, benchmarks_questions_math500=500,
     kept_documents=197, kept_characters=49_000, kept_year_2019=177, kept_year_2014=20,
 )  # fmt: skip
 REFINED = step(
@@ -50,9 +52,11 @@ TEXT = card.text("my_math", [READ, RELEVANT, UNIQUE, REFINED], last=REFINED)
     "line",
     [
         "190 documents, 41,000 characters, curated with megatron-octo.",
-        "| documents | 1,000 | 800 | 80.00% | 160,000 |",
+        "| documents | 1,010 | 800 | 79.21% | 160,000 |",
+        "| documents | rows | bad row | 10 | 0.99% |",
+        "1 raw file could not be read to the end; what came before the damage is in.",
         "| relevant | 800 | 200 | 25.00% | 50,000 |",
-        "| documents | language | other | 100 | 10.00% |",
+        "| documents | language | other | 100 | 9.90% |",
         "| relevant | relevant | score below threshold | 600 | 75.00% |",
         "| refined | refined | refusal | 7 | 3.55% |",
         "| year | documents | relevant | unique | refined |",
@@ -80,6 +84,21 @@ def test_drops_that_did_not_happen_are_not_listed() -> None:
 def test_nothing_of_the_machine() -> None:
     for word in ("/secret", "10.1.2.3", "workers", "tokens_per_second_per_gpu"):
         assert word not in TEXT
+
+
+@pytest.mark.parametrize("above", ["/lustre/me/runs", "runs", "../runs"])
+def test_stages_and_files_go_by_their_names_however_they_are_given(above: str) -> None:
+    inputs = (Path(above, "CC-MAIN-2019-13"),)
+    found = [
+        step("documents", Reading(inputs=inputs), kept_documents=1),
+        step(
+            "refined", Refinement(documents=Path(above, "unique"), model=LanguageModel(server=SERVER)), kept_documents=1
+        ),
+    ]
+    text = card.text("my_math", found, last=found[-1])
+    assert "runs" not in text
+    assert '"documents": "unique"' in text
+    assert '"model": "meta-llama/Llama-3.3-70B-Instruct"' in text
 
 
 def test_what_the_hub_reads() -> None:

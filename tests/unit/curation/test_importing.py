@@ -191,6 +191,12 @@ def test_which_files_belong(tmp_path: Path, corpus: Published, path: str, belong
             importing.local_files(corpus, [directory])
 
 
+def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
+    one, two = (write_jsonl(tmp_path / "raw" / name, [{"text": name}]) for name in ("a.jsonl", "b.jsonl"))
+    files = importing.local_files(Published.DCLM_BASELINE, [tmp_path / "raw", one, two])
+    assert [file.label for file in files] == ["a.jsonl", "b.jsonl"]
+
+
 def test_instruction_is_three_sets_in_one(tmp_path: Path) -> None:
     tulu = write_jsonl(tmp_path / "tulu" / "train-0.jsonl", [{"messages": [USER, BOT], "constraints": []}])
     wild = write_jsonl(tmp_path / "wild" / "train-0.jsonl", [WILDCHAT, WILDCHAT | {"model": "gpt-3.5-turbo"}])

@@ -13,7 +13,7 @@ from datatrove.data import Document
 from megatron_octo import artifacts
 from megatron_octo.curation import documents, publishing, publishing_run
 from megatron_octo.curation.config import InParts, Publication
-from megatron_octo.errors import ArtifactError, ConfigError, CorpusError
+from megatron_octo.errors import ArtifactError, ConfigError
 
 FULL = {
     "cc-path": "CC-MAIN-2019-13/segments/1/warc/a.warc.gz",
@@ -103,13 +103,20 @@ def test_values_are_brought_to_their_type(name: str, value: Any, row: Any) -> No
     assert publishing.row_of(Document(text="a", id="1", metadata={name: value}))[name] == row
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "kind"),
-    [("math_score", "high", "double"), ("refined", "perhaps", "bool"), ("lang_score", {}, "double")],
-)
-def test_values_of_another_type_are_named(name: str, value: Any, kind: str) -> None:
-    with pytest.raises(CorpusError, match=rf"document a/1: '{name}' is .*, {kind} is expected"):
-        publishing.row_of(Document(text="a", id="a/1", metadata={name: value}))
+@pytest.mark.parametrize(("name", "value"), [("math_score", "high"), ("refined", "perhaps"), ("lang_score", {})])
+def test_values_of_another_type_are_null_counted_and_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, value: Any
+) -> None:
+    """The raw rows said it; after all steps are paid is no time for an error."""
+    whole, other = (
+        Document(text="a", id="a/1", metadata={"math_score": 0.5}),
+        Document(text="b", id="a/2", metadata={name: value}),
+    )
+    out = published(tmp_path, [whole, other])
+    assert [row[name] for row in rows(publishing.file_of(out, 0))] == [whole.metadata.get(name), None]
+    counts = artifacts.finished(out)["counts"]
+    assert {key: count for key, count in counts.items() if "unfit" in key} == {f"published_unfit_{name}": 1}
+    assert f"1 document with a {name} that is no " in capfd.readouterr().err
 
 
 def test_large_documents_make_row_groups_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,3 +147,12 @@ def test_unfinished_steps_are_refused(tmp_path: Path) -> None:
     config = Publication(documents=tmp_path / "refined", steps=(tmp_path / "unique",), parts=1)
     with pytest.raises(ArtifactError, match=r"unique does not exist"):
         publishing_run.run(config, tmp_path / "corpus", False)
+
+
+def test_a_step_made_anew_with_other_settings_makes_the_card_anew(tmp_path: Path) -> None:
+    """Also where its documents are the same."""
+    write_stage(tmp_path / "refined", [])
+    published(tmp_path, [], steps=(tmp_path / "refined",))
+    artifacts.add_counts(tmp_path / "refined", {"refined_dropped": 0})
+    with pytest.raises(ArtifactError, match="another input 'steps/refined/mark'"):
+        published(tmp_path, [], steps=(tmp_path / "refined",))

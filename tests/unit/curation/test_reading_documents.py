@@ -37,6 +37,30 @@ def test_rows_without_an_id_are_kept_aside(tmp_path: Path) -> None:
     assert [document.id for document in read(file, id_field="key")] == ["0"]
 
 
+def test_a_row_may_have_a_filter_reason_of_its_own(tmp_path: Path) -> None:
+    """Such as one that another pipeline has dropped, and that is looked at again."""
+    file = raw_corpora.write(tmp_path / "a.jsonl", [{"text": "a", "filter_reason": "too_short"}])
+    assert [document.id for document in read(file)] == ["a.jsonl/1"]
+
+
+def test_rows_as_datatrove_writes_them_keep_their_metadata(tmp_path: Path) -> None:
+    row = {"text": "a", "id": "x", "metadata": {"url": "http://u.org/1", "year": 2019, "tags": ["b"]}, "year": 2020}
+    (document,) = read(raw_corpora.write(tmp_path / "a.jsonl", [row]))
+    assert document.metadata == {"id": "x", "url": "http://u.org/1", "year": 2020, "domain": "u.org"}
+
+
+@pytest.mark.parametrize(("count", "kept"), [(12, {"token_count": 12}), ("many", {})])
+def test_what_datatrove_adds_up_is_a_number(tmp_path: Path, count: object, kept: dict[str, object]) -> None:
+    (document,) = read(raw_corpora.write(tmp_path / "a.jsonl", [{"text": "a", "token_count": count}]))
+    assert document.metadata == kept
+
+
+def test_records_without_an_id_have_that_of_their_place(tmp_path: Path) -> None:
+    without = raw_corpora.record(b"<p>a</p>").replace(b"WARC-Record-ID", b"WARC-Unknown")
+    raw_corpora.archive(tmp_path / "a.warc", [raw_corpora.record(b"<p>a</p>"), without])
+    assert [document.id for document in read(tmp_path / "a.warc")][1] == "a.warc/2"
+
+
 @pytest.mark.parametrize(
     ("name", "is_html", "kind"), [("a.warc", False, Page), ("a.jsonl", True, Page), ("a.jsonl", False, Document)]
 )

@@ -58,7 +58,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_counts_have_every_reason(made: Path) -> None:
     counts = artifacts.finished(made)["counts"]
     assert {key: value for key, value in counts.items() if "doc_len" not in key and "characters" not in key} == {
-        "rows_files": 4, "rows_documents": 33, "rows_bad_rows": 1, "rows_damaged_files": 1,
+        "rows_files": 4, "rows_damaged_files": 1,
+        "rows_total": 34, "rows_forwarded": 33, "rows_dropped": 1, "rows_dropped_bad_row": 1,
         "extraction_total": 33, "extraction_forwarded": 32, "extraction_dropped": 1, "extraction_dropped_no_text": 1,
         "quality_total": 32, "quality_forwarded": 31, "quality_dropped": 1, "quality_dropped_too_short": 1,
         "language_total": 31, "language_forwarded": 30, "language_dropped": 1, "language_dropped_other": 1,

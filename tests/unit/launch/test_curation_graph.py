@@ -58,6 +58,20 @@ def test_all_steps_are_cut_as_the_first() -> None:
     assert {(step.parts, step.workers, step.tasks) for step in steps} == {(12, 3, 4)}
 
 
+@pytest.mark.parametrize("override", ["relevance.parts=3", "refinement.workers=5", "publication.tasks=2"])
+def test_a_step_that_would_be_cut_another_way_is_refused(override: str) -> None:
+    found = verbs.curation_recipe("tiny", [override], inputs=(), workers=2)
+    assert isinstance(found, Curation)
+    field = override.partition(".")[2]
+    with pytest.raises(ConfigError, match=f"has {field}; .* give reading.{field}"):
+        curation.jobs(found, OUT)
+
+
+def test_the_way_to_the_run_makes_no_other_run_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert curation.jobs(tiny(), OUT.relative_to("/")) == curation.jobs(tiny(), OUT)
+
+
 def test_here_one_machine_does_all_of_it() -> None:
     reading = dataclasses.replace(tiny().reading, tasks=4)
     assert curation.here(tiny(reading=reading)).reading.tasks == 1
@@ -108,7 +122,18 @@ def test_what_is_missing_is_said_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(
         CorpusError, match=r"there is no input .*nowhere; name files, directories or globs with --input"
     ):
-        curation.require_inputs(tiny(web=None, reading=read))
+        curation.require_inputs(tiny(web=None, reading=read), OUT)
     prompt = dataclasses.replace(tiny().annotation, prompt_file=tmp_path / "mine.txt")
     with pytest.raises(ConfigError, match=r"there is no file .*mine\.txt"):
-        curation.require_inputs(tiny(annotation=prompt))
+        curation.require_inputs(tiny(annotation=prompt), OUT)
+
+
+def test_an_output_among_the_inputs_is_refused(tmp_path: Path) -> None:
+    """What the first try writes there would be read by the second."""
+    read = dataclasses.replace(tiny().reading, inputs=(tmp_path,))
+    with pytest.raises(CorpusError, match="lies in the input directory"):
+        curation.require_inputs(tiny(web=None, reading=read), tmp_path / "run")
+    importing = verbs.curation_recipe("published.wildchat", [], inputs=(tmp_path,), workers=None)
+    assert isinstance(importing, Importing)
+    with pytest.raises(CorpusError, match="lies in the input directory"):
+        verbs.curate(importing, tmp_path / "run")

@@ -23,7 +23,9 @@ GOOD = tuple(Link(nodes=pair, bytes_per_second=50e9) for pair in ((0, 1), (0, 2)
 
 def report(rank: int, **changes: object) -> Report:
     facts = dataclasses.replace(FACTS, host=HOSTS[rank], **changes)  # type: ignore[arg-type]
-    return Report(rank=rank, host=HOSTS[rank], facts=facts, matmul_flops=700e12, on_gpu=True)
+    return Report(
+        rank=rank, host=HOSTS[rank], facts=facts, matmul_flops=700e12, copy_bytes_per_second=3e12, on_gpu=True
+    )
 
 
 def judged(
@@ -46,6 +48,17 @@ def test_good_nodes_pass() -> None:
     verdict = judged()
     assert (verdict.passes, verdict.exclude, verdict.hosts) == (True, (), HOSTS)
     assert {check.what: check.text for check in verdict.checks}["GPUs"] == "3 x NVIDIA H100 80GB HBM3"
+
+
+def test_speeds_of_a_gpu_are_said() -> None:
+    said = {check.what: check.text for check in judged().checks}
+    assert said["matrix products"] == "700 TFLOP/s per rank, 71% of the data sheet"
+    assert said["memory copies"] == "3 TB/s per GPU"
+
+
+def test_a_cpu_copies_nothing() -> None:
+    on_cpu = {rank: dataclasses.replace(report(rank), copy_bytes_per_second=None) for rank in range(3)}
+    assert "memory copies" not in {check.what for check in judged(changed=on_cpu).checks}
 
 
 @pytest.mark.parametrize(
@@ -88,6 +101,7 @@ def test_a_node_that_is_unlike_the_others_is_left_out(
         ({"clock_ahead": 7.25}, "clocks", "b: 7.2 s ahead"),
         ({"clock_ahead": -3.0}, "clocks", "b: 3.0 s behind"),
         ({"matmul_flops": 300e12}, "matrix products", "b: 300 TFLOP/s on rank 1"),
+        ({"copy_bytes_per_second": 2e12}, "memory copies", "b: 2 TB/s on rank 1"),
     ],
 )  # fmt: skip
 def test_a_rank_that_says_something_else(changes: dict[str, object], what: str, text: str) -> None:

@@ -122,6 +122,8 @@ def test_what_a_layer_keeps() -> None:
     # Transformer Engine keeps a norm's input as it is, and not normalised.
     engine = Tensors(phase(), Modules.TRANSFORMER_ENGINE)
     assert bf16.layer(Recompute()) - engine.layer(Recompute()) == TOKENS * 2 * (2 * 4 * 4 - 2 * 4)
+    # So do torch's kernels on a GPU.
+    assert Tensors(phase(), Modules.GPU).layer(Recompute()) == engine.layer(Recompute())
 
 
 def test_what_a_layer_keeps_in_fp8() -> None:

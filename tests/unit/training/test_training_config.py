@@ -305,6 +305,20 @@ def test_fp8_needs_matrices_of_multiples_of_16(assignments: list[str], message: 
 
 
 @pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["fp8.num_layers_at_end_in_bf16=-1"], "0 at the start, -1 at the end; give 0 or more"),
+        (["fp8.recipe=delayed", "fp8.num_layers_at_start_in_bf16=1"], "fp8.recipe delayed keeps no layers in bf16"),
+        (["precision=fp8", "fp8.num_layers_at_start_in_bf16=100"], "100 layers at one end of the model"),
+    ],
+)
+def test_layers_in_bf16_must_be_some_the_model_has(assignments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        override(stable(), assignments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("tokens", "interval_tokens", "message"),
     [(4095, 4096, "validation.tokens 4,095 is less"), (4096, 4095, "validation.interval_tokens 4,095 is less")],
 )
