@@ -22,9 +22,9 @@ from datatrove.pipeline.writers import JsonlWriter
 from loguru import logger
 
 from megatron_octo import server_client
-from megatron_octo.curation import asking, model_server, prompts
-from megatron_octo.curation.asking import Ask
 from megatron_octo.curation.config import LanguageModel
+from megatron_octo.curation.language_model import asking, model_server, prompts
+from megatron_octo.curation.language_model.asking import Ask
 from megatron_octo.servers import Server
 
 TURNS = 3

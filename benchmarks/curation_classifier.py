@@ -31,10 +31,11 @@ import numpy as np
 import zstandard
 
 from megatron_octo import artifacts
-from megatron_octo.curation import classifier, classifier_run, curves, documents, normalising
-from megatron_octo.curation.classifier import Scorer
+from megatron_octo.curation import documents
 from megatron_octo.curation.config import Classifier, InParts
-from megatron_octo.curation.relevance import Relevant
+from megatron_octo.curation.scoring import classifier, classifier_run, curves, normalising
+from megatron_octo.curation.scoring.classifier import Scorer
+from megatron_octo.curation.scoring.relevance import Relevant
 
 SEED = 1234
 TURNS = 7

@@ -33,11 +33,11 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 from loguru import logger
 
 from megatron_octo import artifacts, ngrams
-from megatron_octo.curation import duplicates, signatures
 from megatron_octo.curation.config import Duplicates, Signatures
-from megatron_octo.curation.duplicates import Likeness
-from megatron_octo.curation.signatures import Hashing, Sign, Signed
-from megatron_octo.curation.unique import Benchmarks
+from megatron_octo.curation.copies import duplicates, signatures
+from megatron_octo.curation.copies.duplicates import Likeness
+from megatron_octo.curation.copies.signatures import Hashing, Sign, Signed
+from megatron_octo.curation.copies.unique import Benchmarks
 from megatron_octo.evaluation import loading
 from megatron_octo.evaluation.config import Source
 

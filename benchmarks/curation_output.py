@@ -22,10 +22,10 @@ from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import ParquetWriter
 from loguru import logger
 
-from megatron_octo.curation import importing
 from megatron_octo.curation.config import Published
-from megatron_octo.curation.importing import Import
-from megatron_octo.curation.publishing import Publish
+from megatron_octo.curation.data_sets import importing
+from megatron_octo.curation.data_sets.importing import Import
+from megatron_octo.curation.data_sets.publishing import Publish
 
 TURNS = 3
 DOCUMENT_CHARACTERS = 2_600

@@ -20,9 +20,9 @@ from resiliparse.parse.html import HTMLTree
 
 from megatron_octo import units
 from megatron_octo.curation.config import Extractor, Quality
-from megatron_octo.curation.extraction import text_of
 from megatron_octo.curation.languages import Identifier, small_model
-from megatron_octo.curation.quality import fault
+from megatron_octo.curation.raw.extraction import text_of
+from megatron_octo.curation.raw.quality import fault
 
 #: Bars: quality rules in bytes a second and core; the extractors' ratio (DCLM reports 8).
 LEAST_QUALITY_RATE, LEAST_RATIO = 10 * units.M, 4.0

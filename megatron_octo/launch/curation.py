@@ -50,30 +50,30 @@ def require_inputs(curation: Curation, out: Path) -> None:
 def _jobs(curation: Curation, out: Path) -> Iterator[Job]:
     reading = curation.reading
     if curation.web is not None:
-        yield stage(out, "web", "curation.pages_run", curation.web)
+        yield stage(out, "web", "curation.tiny_web.pages_run", curation.web)
         reading = dataclasses.replace(reading, inputs=(out / "web" / "raw",))
-    yield _step(out, "documents", "reading_run", reading, *(["web"] if curation.web else []))
+    yield _step(out, "documents", "raw.reading_run", reading, *(["web"] if curation.web else []))
     annotation = dataclasses.replace(curation.annotation, documents=out / "documents")
-    yield _step(out, "annotations", "annotating_run", annotation, "documents")
+    yield _step(out, "annotations", "scoring.annotating_run", annotation, "documents")
     classifier = dataclasses.replace(curation.classifier, annotations=out / "annotations")
-    yield _step(out, "classifier", "classifier_run", classifier, "annotations")
+    yield _step(out, "classifier", "scoring.classifier_run", classifier, "annotations")
     relevance = _cut(reading, curation.relevance, documents=out / "documents", classifier=out / "classifier")
-    yield _step(out, "relevant", "relevance_run", relevance, "documents", "classifier")
+    yield _step(out, "relevant", "scoring.relevance_run", relevance, "documents", "classifier")
     signatures = _cut(reading, curation.signatures, documents=out / "relevant")
-    yield _step(out, "signatures", "signatures_run", signatures, "relevant")
+    yield _step(out, "signatures", "copies.signatures_run", signatures, "relevant")
     duplicates = dataclasses.replace(curation.duplicates, signatures=out / "signatures", workers=reading.workers)
-    yield _step(out, "duplicates", "duplicates_run", duplicates, "signatures")
+    yield _step(out, "duplicates", "copies.duplicates_run", duplicates, "signatures")
     unique = _cut(reading, curation.unique, documents=out / "relevant", duplicates=out / "duplicates")
     if curation.web is not None:
         unique = dataclasses.replace(
             unique, benchmarks=(Source(name="planted", file=out / "web" / "questions.jsonl"), *unique.benchmarks)
         )
-    yield _step(out, "unique", "unique_run", unique, "relevant", "duplicates")
+    yield _step(out, "unique", "copies.unique_run", unique, "relevant", "duplicates")
     last = "unique"
     if curation.refinement is not None:
         refinement = _cut(reading, curation.refinement, documents=out / "unique")
         last = "refined"
-        yield _step(out, last, "refining_run", refinement, "unique")
+        yield _step(out, last, "refinement.refining_run", refinement, "unique")
     yield _corpus(curation, reading, out, last)
 
 
@@ -83,7 +83,7 @@ def _corpus(curation: Curation, reading: InParts, out: Path, last: str) -> Job:
     publication: Publication = _cut(
         reading, curation.publication, documents=out / last, steps=tuple(out / name for name in names)
     )
-    return _step(out, "corpus", "publishing_run", publication, *names)
+    return _step(out, "corpus", "data_sets.publishing_run", publication, *names)
 
 
 def _step(out: Path, name: str, module: str, config: object, *needs: str) -> Job:

@@ -76,7 +76,7 @@ def require_study_disk(study: Study, jobs: Sequence[Job], directory: Path) -> No
 
 def curate(recipe: TinyWorld | Importing, out: Path) -> Job:
     """A curation of one step."""
-    module = "importing_run" if isinstance(recipe, Importing) else "run"
+    module = "data_sets.importing_run" if isinstance(recipe, Importing) else "run"
     sources.require_outside(recipe.inputs if isinstance(recipe, Importing) else (), out)
     return _job("curate", f"megatron_octo.curation.{module}", recipe, out)
 

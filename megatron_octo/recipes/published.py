@@ -4,7 +4,7 @@
     megatron-octo tokenize openr1_math_220k --input corpora/openr1_math_220k/documents --tokenizer /models/Llama-3.2-3B \\
         --out shards/openr1_math_220k
 
-Without `--input` they are read from the Hugging Face hub. Which rows stay is in `megatron_octo/curation/published.py`.
+Without `--input` they are read from the Hugging Face hub. Which rows stay is in `megatron_octo/curation/data_sets/published.py`.
 """
 
 from megatron_octo.curation.config import Importing, Published

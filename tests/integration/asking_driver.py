@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 from megatron_octo import process
-from megatron_octo.curation import asking
-from megatron_octo.curation.asking import Ask
 from megatron_octo.curation.config import LanguageModel
+from megatron_octo.curation.language_model import asking
+from megatron_octo.curation.language_model.asking import Ask
 from megatron_octo.servers import Server
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from megatron_octo.curation import stand_in
+from megatron_octo.curation.language_model import stand_in
 
 
 class ChatServer:

@@ -1,4 +1,4 @@
-"""A small Hugging Face hub: data sets as directories of files, at one commit. It knows just what `curation/hub.py` asks."""
+"""A small Hugging Face hub: data sets as directories of files, at one commit. It knows just what `curation/data_sets/hub.py` asks."""
 
 import contextlib
 import hashlib

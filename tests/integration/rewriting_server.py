@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from megatron_octo.curation.answers import Question
+from megatron_octo.curation.language_model.answers import Question
 from megatron_octo.servers import Server
 
 MODEL = "rewriter"

@@ -14,9 +14,9 @@ from chat_fault_server import MODEL, ChatFaultServer
 from stage_of_pages import stage_of_pages
 
 from megatron_octo import artifacts, config
-from megatron_octo.curation import annotating_run
-from megatron_octo.curation.budget import BudgetSpent
 from megatron_octo.curation.config import Annotation, LanguageModel
+from megatron_octo.curation.language_model.budget import BudgetSpent
+from megatron_octo.curation.scoring import annotating_run
 from megatron_octo.errors import ArtifactError, ConfigError
 from megatron_octo.servers import Server
 
@@ -49,7 +49,7 @@ def test_a_killed_stage_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config.dumps(asked))
     out = tmp_path / "out"
     command = [
-        sys.executable, "-m", "megatron_octo.curation.annotating_run", str(tmp_path / "config.json"), str(out),
+        sys.executable, "-m", "megatron_octo.curation.scoring.annotating_run", str(tmp_path / "config.json"), str(out),
     ]  # fmt: skip
     cache = out / "logs" / "answers" / "annotations.jsonl"
     for number, answers in ((signal.SIGKILL, 60), (signal.SIGTERM, 300)):

@@ -14,10 +14,10 @@ from chat_fault_server import FAULTS, MODEL, ChatFaultServer
 from stage_of_pages import stage_of_pages
 
 from megatron_octo import config, server_client
-from megatron_octo.curation import asking
-from megatron_octo.curation.asking import Ask, Refused
-from megatron_octo.curation.budget import BudgetSpent
 from megatron_octo.curation.config import LanguageModel, Refinement
+from megatron_octo.curation.language_model import asking
+from megatron_octo.curation.language_model.asking import Ask, Refused
+from megatron_octo.curation.language_model.budget import BudgetSpent
 from megatron_octo.errors import ConfigError, ResourceError
 from megatron_octo.servers import Server
 
@@ -240,7 +240,13 @@ def test_workers_of_a_stage_keep_what_is_under_way(tmp_path: Path) -> None:
         model = LanguageModel(server=server_of(faulty))
         asked = Refinement(documents=pages, parts=2, workers=2, language=None, model=model)
         (tmp_path / "config.json").write_text(config.dumps(asked))
-        command = [sys.executable, "-m", "megatron_octo.curation.refining_run", str(tmp_path / "config.json"), str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "megatron_octo.curation.refinement.refining_run",
+            str(tmp_path / "config.json"),
+            str(out),
+        ]
         with subprocess.Popen(command) as stage:
             for cache in caches:
                 wait_for_answers(cache, 6)

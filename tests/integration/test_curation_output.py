@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 
 from megatron_octo import artifacts
 from megatron_octo.config import dumps
-from megatron_octo.curation import documents, importing_run, publishing_run
+from megatron_octo.curation import documents
 from megatron_octo.curation.config import Importing, InParts, Publication, Published
+from megatron_octo.curation.data_sets import importing_run, publishing_run
 from megatron_octo.shards import open_corpus
 from megatron_octo.tokenization import run as tokenize
 from megatron_octo.tokenization import train_tokenizer

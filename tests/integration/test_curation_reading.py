@@ -34,7 +34,7 @@ def corpus(directory: Path, num_pages: int) -> Path:
 def start(config: Reading, out: Path) -> "subprocess.Popen[bytes]":
     file = out.with_name(f"{out.name}.{config.task}.json")
     artifacts.write_json(file, to_dict(config))
-    command = [sys.executable, "-m", "megatron_octo.curation.reading_run", str(file), str(out)]
+    command = [sys.executable, "-m", "megatron_octo.curation.raw.reading_run", str(file), str(out)]
     return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
 
 

@@ -16,8 +16,10 @@ import zstandard
 
 from megatron_octo import artifacts, process
 from megatron_octo.config import dumps
-from megatron_octo.curation import card, documents, duplicates_run, signatures_run, unique_run
+from megatron_octo.curation import documents
 from megatron_octo.curation.config import Duplicates, InParts, Signatures, Unique
+from megatron_octo.curation.copies import duplicates_run, signatures_run, unique_run
+from megatron_octo.curation.data_sets import card
 from megatron_octo.errors import ConfigError, CorpusError
 from megatron_octo.evaluation.config import Source
 

@@ -20,7 +20,7 @@ ULTRACHAT = "HuggingFaceH4/ultrachat_200k"
 def run(tmp_path: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
     (tmp_path / "config.json").write_text(dumps(Importing(corpus=Published.ULTRACHAT_200K, parts=2)))
-    command = [sys.executable, "-m", "megatron_octo.curation.importing_run", "config.json", "out"]
+    command = [sys.executable, "-m", "megatron_octo.curation.data_sets.importing_run", "config.json", "out"]
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "TMPDIR": str(tmp_path / "tmp")}
     return subprocess.run(

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from megatron_octo import server_client
-from megatron_octo.curation import model_server
 from megatron_octo.curation.config import LanguageModel
+from megatron_octo.curation.language_model import model_server
 from megatron_octo.errors import ConfigError, ResourceError
 from megatron_octo.servers import Server
 
@@ -44,7 +44,7 @@ server.serve_forever()
 """
 HOLDER = """
 import sys, time
-from megatron_octo.curation import model_server
+from megatron_octo.curation.language_model import model_server
 from megatron_octo.curation.config import LanguageModel
 with model_server.running(LanguageModel()) as server:
     print(server.url, flush=True)

@@ -17,9 +17,10 @@ from rewriting_server import GERMAN, MODEL, REFUSAL, RewritingServer
 
 from megatron_octo import artifacts
 from megatron_octo.config import dumps
-from megatron_octo.curation import documents, refining_run
+from megatron_octo.curation import documents
 from megatron_octo.curation.config import InParts, LanguageModel, Refinement
-from megatron_octo.curation.refining import NAME
+from megatron_octo.curation.refinement import refining_run
+from megatron_octo.curation.refinement.refining import NAME
 from megatron_octo.errors import ConfigError, ResourceError
 
 PARTS = 3
@@ -155,7 +156,7 @@ def test_long_documents_come_back_whole(tmp_path: Path, plain: Path, server: Rew
 def start(config: Refinement, out: Path) -> "subprocess.Popen[bytes]":
     file = out.with_name(f"{out.name}.json")
     file.write_text(dumps(config))
-    command = [sys.executable, "-m", "megatron_octo.curation.refining_run", str(file), str(out)]
+    command = [sys.executable, "-m", "megatron_octo.curation.refinement.refining_run", str(file), str(out)]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

@@ -16,8 +16,9 @@ from datatrove.data import Document
 
 from megatron_octo import artifacts
 from megatron_octo.config import dumps
-from megatron_octo.curation import classifier_run, documents, relevance_run
+from megatron_octo.curation import documents
 from megatron_octo.curation.config import Classifier, InParts, Relevance
+from megatron_octo.curation.scoring import classifier_run, relevance_run
 from megatron_octo.errors import ConfigError
 
 PARTS, DOCUMENTS_PER_PART = 3, 60

@@ -18,7 +18,7 @@ from megatron_octo import recipes
 from megatron_octo.artifacts import read_mark
 from megatron_octo.curation import documents
 from megatron_octo.curation.config import Curation
-from megatron_octo.curation.stand_in import MODEL
+from megatron_octo.curation.language_model.stand_in import MODEL
 from megatron_octo.servers import Server
 
 HERE = Path(__file__).parent

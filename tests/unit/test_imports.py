@@ -16,7 +16,7 @@ ROOMS = ("curation", "tokenization", "training", "conversion", "rl", "evaluation
 BASE = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
 #: Nouns of a room: arithmetic on its config, and names and identities of files, as light as the config itself.
 NOUNS = {f"{room}.config" for room in ROOMS} | {
-    "curation.costs",
+    "curation.language_model.costs",
     "evaluation.benchmarks",
     "evaluation.rows",
     "evaluation.sources",
@@ -24,6 +24,7 @@ NOUNS = {f"{room}.config" for room in ROOMS} | {
     "rl.placement",
     "training.activations",
     "training.estimate",
+    "training.fusions",
     "training.memory",
     "training.blend",
     "training.parallelism",
@@ -109,7 +110,7 @@ def test_arrows(file: str) -> None:
         ("evaluation.config", "rl.config", True),
         ("rl.run", "grading", True),
         ("rl.run", "evaluation.engines", False),
-        ("curation.unique_run", "evaluation.loading", True),
+        ("curation.copies.unique_run", "evaluation.loading", True),
         ("curation.config", "evaluation.loading", False),
         ("recipes.tiny", "evaluation.loading", False),
         ("launch.study.graph", "training.run", False),

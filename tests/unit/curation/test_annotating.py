@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 from datatrove.data import Document
 
-from megatron_octo.curation.annotating import Place, Shown, annotate, parse, quotas, sampled
-from megatron_octo.curation.answers import Answer
-from megatron_octo.curation.asking import Refused
+from megatron_octo.curation.language_model.answers import Answer
+from megatron_octo.curation.language_model.asking import Refused
+from megatron_octo.curation.scoring.annotating import Place, Shown, annotate, parse, quotas, sampled
 
 
 @pytest.mark.parametrize(

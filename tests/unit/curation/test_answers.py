@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.curation import answers
-from megatron_octo.curation.answers import Answer, Question
+from megatron_octo.curation.language_model import answers
+from megatron_octo.curation.language_model.answers import Answer, Question
 from megatron_octo.errors import ArtifactError
 
 KEYS = [f"{number:064x}" for number in range(3)]

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import raw_corpora
 
-from megatron_octo.curation.archives import Page, decoded, pages
-from megatron_octo.curation.streams import DamagedError
+from megatron_octo.curation.raw.archives import Page, decoded, pages
+from megatron_octo.curation.raw.streams import DamagedError
 
 
 def read(file: Path) -> tuple[list[Page | None], str]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.curation import answers
-from megatron_octo.curation.answers import Answer
-from megatron_octo.curation.budget import CLAIMS, Budget, BudgetSpent, most_tokens
+from megatron_octo.curation.language_model import answers
+from megatron_octo.curation.language_model.answers import Answer
+from megatron_octo.curation.language_model.budget import CLAIMS, Budget, BudgetSpent, most_tokens
 
 
 def budget(folder: Path, name: str = "0.jsonl", *, used: int = 0, max_tokens: int | None = 1000) -> Budget:

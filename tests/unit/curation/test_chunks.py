@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from megatron_octo.curation.chunks import cut
+from megatron_octo.curation.refinement.chunks import cut
 
 PARAGRAPH = "A sentence of words. And one more!\nA second line."
 FORMULA = "\\begin{align}\na &= b. \\\\\n\nc &= d\n\\end{align}"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from megatron_octo.config import override
-from megatron_octo.curation import classifier, classifier_run, curves
-from megatron_octo.curation.classifier import Example, Scorer
 from megatron_octo.curation.config import Classifier, Relevance
-from megatron_octo.curation.curves import HeldOut
-from megatron_octo.curation.normalising import normalised
+from megatron_octo.curation.scoring import classifier, classifier_run, curves
+from megatron_octo.curation.scoring.classifier import Example, Scorer
+from megatron_octo.curation.scoring.curves import HeldOut
+from megatron_octo.curation.scoring.normalising import normalised
 from megatron_octo.errors import ConfigError, CorpusError
 
 SMALL = Classifier(dim=8, buckets=1_000, min_count=1, epochs=25, lr=0.5)

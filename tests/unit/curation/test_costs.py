@@ -2,8 +2,8 @@
 
 import pytest
 
-from megatron_octo.curation import costs
 from megatron_octo.curation.config import Annotation, LanguageModel, Refinement
+from megatron_octo.curation.language_model import costs
 
 VLLM = LanguageModel(vllm="m", tokens_per_second_per_gpu=1000.0, dollars_per_gpu_hour=2.0)
 

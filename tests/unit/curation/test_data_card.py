@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from megatron_octo.config import to_dict
-from megatron_octo.curation import card
 from megatron_octo.curation.config import LanguageModel, Reading, Refinement, Relevance, Unique
+from megatron_octo.curation.data_sets import card
 from megatron_octo.evaluation.config import Source
 from megatron_octo.servers import Server
 

@@ -3,8 +3,8 @@ import raw_corpora
 from datatrove.data import Document
 
 from megatron_octo.curation.config import Extractor
-from megatron_octo.curation.extraction import Extract, text_of
-from megatron_octo.curation.reading import Page
+from megatron_octo.curation.raw.extraction import Extract, text_of
+from megatron_octo.curation.raw.reading import Page
 
 KATEX = (
     '<span class="katex"><span class="katex-mathml"><math><semantics><mrow><mi>x</mi></mrow>'
@@ -72,5 +72,5 @@ def test_only_pages_are_extracted() -> None:
 def test_pages_without_text_and_huge_ones_are_dropped_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     pages = Extract(Extractor.RESILIPARSE)
     assert pages.filter(Page(text="<html><script>x</script></html>", id="1")) == (False, "no_text")
-    monkeypatch.setattr("megatron_octo.curation.extraction.MAX_CHARACTERS", 100)
+    monkeypatch.setattr("megatron_octo.curation.raw.extraction.MAX_CHARACTERS", 100)
     assert pages.filter(Page(text=raw_corpora.page(""), id="2")) == (False, "too_large")

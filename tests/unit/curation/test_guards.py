@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_octo.curation import guards
+from megatron_octo.curation.refinement import guards
 
 ORIGINAL = "Home | Login\nThe area of a circle of radius 3 is 9π. See page 12.\nShare this!"
 REWRITTEN = "The area of a circle of radius 3 is $9\\pi$."

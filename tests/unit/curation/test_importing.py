@@ -12,8 +12,9 @@ import pytest
 import zstandard
 
 from megatron_octo import artifacts, recipes
-from megatron_octo.curation import documents, importing, importing_run, published
+from megatron_octo.curation import documents
 from megatron_octo.curation.config import Importing, Published
+from megatron_octo.curation.data_sets import importing, importing_run, published
 from megatron_octo.errors import ArtifactError, ConfigError, CorpusError, ResourceError
 from megatron_octo.recipes.corpora import CORPORA
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.curation import inputs
+from megatron_octo.curation.raw import inputs
 from megatron_octo.errors import CorpusError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.curation import prompts
+from megatron_octo.curation.language_model import prompts
 from megatron_octo.errors import ConfigError
 
 

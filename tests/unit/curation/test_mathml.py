@@ -1,7 +1,7 @@
 import pytest
 from resiliparse.parse.html import HTMLTree
 
-from megatron_octo.curation import mathml
+from megatron_octo.curation.raw import mathml
 
 
 def latex(markup: str) -> str:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from planted_pairs import pair, some_words
 
-from megatron_octo.curation import duplicates, signatures
-from megatron_octo.curation.duplicates import Copy, Likeness
-from megatron_octo.curation.signatures import Hashing
+from megatron_octo.curation.copies import duplicates, signatures
+from megatron_octo.curation.copies.duplicates import Copy, Likeness
+from megatron_octo.curation.copies.signatures import Hashing
 
 SEED = 20_261_123
 NUM_PAIRS = 1_000

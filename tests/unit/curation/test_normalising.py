@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from megatron_octo.curation.normalising import normalised, one_line
+from megatron_octo.curation.scoring.normalising import normalised, one_line
 
 #: Letters, digits, spaces and signs of every kind the fast one treats in its own way.
 SIGNS = "aZ09 _-.<>$\n\t\x00\x1c\x7fİΣσéß²½٣…’“—\u00a0\u2028\u0301①ﬁ中五Ⅷ𝐱𝟙\U0001f600ÿþª"

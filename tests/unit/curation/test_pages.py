@@ -13,9 +13,9 @@ import zstandard
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from megatron_octo.artifacts import read_mark
-from megatron_octo.curation import page_markup, page_math, page_prose, pages, pages_run
 from megatron_octo.curation.config import TinyWeb
-from megatron_octo.curation.pages import Kind, Web
+from megatron_octo.curation.tiny_web import page_markup, page_math, page_prose, pages, pages_run
+from megatron_octo.curation.tiny_web.pages import Kind, Web
 from megatron_octo.errors import ConfigError
 
 CONFIG = TinyWeb(seed=7, documents=240, files=6, planted_questions=8)

@@ -11,8 +11,9 @@ import zstandard
 from datatrove.data import Document
 
 from megatron_octo import artifacts
-from megatron_octo.curation import documents, publishing, publishing_run
+from megatron_octo.curation import documents
 from megatron_octo.curation.config import InParts, Publication
+from megatron_octo.curation.data_sets import publishing, publishing_run
 from megatron_octo.errors import ArtifactError, ConfigError
 
 FULL = {

@@ -4,7 +4,7 @@ import pytest
 import raw_corpora
 
 from megatron_octo.curation.config import Quality
-from megatron_octo.curation.quality import fault, share_repeated, share_with_letters
+from megatron_octo.curation.raw.quality import fault, share_repeated, share_with_letters
 
 OFF = Quality(**{field.name: None for field in dataclasses.fields(Quality)})
 

@@ -5,8 +5,9 @@ import pytest
 import raw_corpora
 from datatrove.data import Document
 
-from megatron_octo.curation import documents, streams
-from megatron_octo.curation.reading import Page, RawFile, ReadRaw
+from megatron_octo.curation import documents
+from megatron_octo.curation.raw import streams
+from megatron_octo.curation.raw.reading import Page, RawFile, ReadRaw
 from megatron_octo.errors import CorpusError
 
 

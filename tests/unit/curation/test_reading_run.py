@@ -9,8 +9,9 @@ import raw_corpora
 import zstandard
 
 from megatron_octo import artifacts
-from megatron_octo.curation import documents, reading_run
+from megatron_octo.curation import documents
 from megatron_octo.curation.config import Language, Quality, Reading
+from megatron_octo.curation.raw import reading_run
 from megatron_octo.errors import ArtifactError, ConfigError
 
 DUMP = "CC-MAIN-2019-13/segments/1/warc"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 import pytest
 from datatrove.data import Document
 
-from megatron_octo.curation.answers import Answer
-from megatron_octo.curation.asking import Refused
 from megatron_octo.curation.config import LanguageModel, Refinement
-from megatron_octo.curation.refining import Rewriter, Rewritten, kept, refined, rejected
+from megatron_octo.curation.language_model.answers import Answer
+from megatron_octo.curation.language_model.asking import Refused
+from megatron_octo.curation.refinement.refining import Rewriter, Rewritten, kept, refined, rejected
 
 CHUNKS = ["The first paragraph, which has a number: 17.", "The second paragraph, which has none of them.", "The third."]
 REFUSAL = "I cannot rewrite this text."

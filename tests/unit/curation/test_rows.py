@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import raw_corpora
 
-from megatron_octo.curation.rows import BadRow, lookup, rows, scalars
-from megatron_octo.curation.streams import DamagedError
+from megatron_octo.curation.raw.rows import BadRow, lookup, rows, scalars
+from megatron_octo.curation.raw.streams import DamagedError
 
 
 def kept(file: Path) -> tuple[list[tuple[int, Any]], str]:

@@ -10,9 +10,9 @@ from datatrove.data import Document
 from planted_pairs import pair, some_words
 
 from megatron_octo import artifacts, ngrams
-from megatron_octo.curation import signatures
 from megatron_octo.curation.config import Signatures
-from megatron_octo.curation.signatures import Hashing, Sign, Signed
+from megatron_octo.curation.copies import signatures
+from megatron_octo.curation.copies.signatures import Hashing, Sign, Signed
 from megatron_octo.errors import CorpusError
 
 HASHING = Hashing(bands=14, rows=8, ngram=5, seed=1)

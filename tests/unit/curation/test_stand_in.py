@@ -2,8 +2,8 @@
 
 import pytest
 
-from megatron_octo.curation import prompts, stand_in
-from megatron_octo.curation.annotating import parse
+from megatron_octo.curation.language_model import prompts, stand_in
+from megatron_octo.curation.scoring.annotating import parse
 
 MATH = r"""To solve the equation $x^2 - 5x + 6 = 0$ we look for two integers whose product is 6 and whose sum is 5.
 These are 2 and 3, so $(x-2)(x-3) = 0$ and the solutions are $x = 2$ and $x = 3$. For $a \le b$ the fraction is $\frac{1}{2}$."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from datatrove.data import Document
 
-from megatron_octo.curation.unique import Benchmarks, Duplicates
+from megatron_octo.curation.copies.unique import Benchmarks, Duplicates
 from megatron_octo.errors import CorpusError
 
 SEED = 20_261_123

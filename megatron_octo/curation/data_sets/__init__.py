@@ -1,0 +1,1 @@
+"""Documents out, with a card, and the published data sets in."""

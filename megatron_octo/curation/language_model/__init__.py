@@ -1,0 +1,1 @@
+"""Who is asked, what is remembered of it, and what it may cost."""

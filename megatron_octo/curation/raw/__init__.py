@@ -1,0 +1,1 @@
+"""Raw corpora to documents: files, pages, formulas, quality."""

@@ -1,0 +1,1 @@
+"""Documents rewritten by a language model."""

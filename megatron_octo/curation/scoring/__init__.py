@@ -1,0 +1,1 @@
+"""A sample scored by a language model, fastText on its scores, and what that keeps."""

@@ -1,0 +1,1 @@
+"""A generated web to try curation on."""
