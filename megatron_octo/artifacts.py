@@ -90,6 +90,7 @@ def stage(
     resumable: bool = False,
     shared: bool = False,
     force: bool = False,
+    keep: Path | None = None,
     needs_bytes: int = 0,
 ) -> Iterator[Stage]:
     """Open a stage directory, check it against what is asked, and mark it done when the block ends without an exception.
@@ -102,6 +103,7 @@ def stage(
         resumable: a rerun continues with what it finds.
         shared: other processes may have the same stage open now; `force` would destroy their work and is refused.
         force: forget what an earlier run with another config or other inputs left behind, and do it again.
+        keep: a directory below the stage's that `force` leaves, because what is in it cost money and knows itself what it answers.
         needs_bytes: refuse to start with less free disk than this.
     Raises:
         ArtifactError: the directory was made with another config, other inputs or by another kind of stage; an input stage
@@ -132,8 +134,10 @@ def stage(
             return
     require_disk(directory, needs_bytes)
     if not resumable or force:
+        _put_aside(directory, keep)
         _clear(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    _put_back(directory, keep)
     started = time.time()
     carried = found["wall_seconds"] if found is not None and resumable else 0.0
     mark = {"done": False, **asked, "resumable": resumable, "counts": {}, "wall_seconds": carried}
@@ -429,6 +433,24 @@ def _create_mark(directory: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
 def _is_leftover(mark: Mapping[str, Any]) -> bool:
     """Whether a stage that does not resume was killed: nothing of it counts, it may be made with any config."""
     return not mark["done"] and not mark["resumable"]
+
+
+def _put_aside(directory: Path, keep: Path | None) -> None:
+    """What outlives the clearing waits beside the stage; after a kill the next try finds it there."""
+    if keep is not None and (directory / keep).exists():
+        waiting = _waiting(directory)
+        shutil.rmtree(waiting, ignore_errors=True)
+        shutil.move(directory / keep, waiting)
+
+
+def _put_back(directory: Path, keep: Path | None) -> None:
+    if keep is not None and (waiting := _waiting(directory)).exists():
+        (directory / keep).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(waiting, directory / keep)
+
+
+def _waiting(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.kept")
 
 
 def _clear(directory: Path) -> None:

@@ -49,11 +49,12 @@ def opened(
     inputs: Mapping[str, Path],
     raw_inputs: Mapping[str, Path] | None = None,
     force: bool,
+    keep: Path | None = None,
 ) -> Iterator[artifacts.Stage]:
     """`artifacts.stage` for a step in parts: done when all parts of all pipelines begun here are, whoever made them."""
     with contextlib.ExitStack() as until_marked_done, artifacts.stage(
         out, kind=kind, config=config, inputs=inputs, raw_inputs=raw_inputs, resumable=True, shared=config.tasks > 1,
-        force=force,
+        force=force, keep=keep,
     ) as stage:  # fmt: skip
         yield stage
         if not stage.done:

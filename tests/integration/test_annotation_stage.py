@@ -42,6 +42,16 @@ def test_a_sample_is_scored(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert "NO LANGUAGE MODEL IS ASKED" in said
 
 
+def test_force_pays_no_answer_twice(tmp_path: Path) -> None:
+    asked = Annotation(documents=stage_of_pages(tmp_path / "documents", 200), sample=60, model=LanguageModel())
+    out = tmp_path / "out"
+    annotating_run.run(asked, out, False)
+    paid = (out / "logs" / "answers" / "annotations.jsonl").read_bytes()
+    annotating_run.run(dataclasses.replace(asked, sample=40), out, True)
+    assert len(rows(out / "annotations.jsonl")) == 40
+    assert (out / "logs" / "answers" / "annotations.jsonl").read_bytes() == paid
+
+
 @pytest.mark.slow
 def test_a_killed_stage_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     pages = stage_of_pages(tmp_path / "documents", 1000)

@@ -204,6 +204,23 @@ def test_force_starts_over_even_a_resumable_stage(tmp_path: Path) -> None:
     assert mark(tmp_path)["config"] == {"size": 2}
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_force_leaves_what_is_to_be_kept(tmp_path: Path, killed: bool) -> None:
+    """Also where the first try to clear the stage was killed half way."""
+    out, keep = tmp_path / "out", Path("logs", "answers")
+    make(out, config={"size": 1}, resumable=True)
+    (out / keep).mkdir(parents=True)
+    (out / keep / "a.jsonl").write_text("paid")
+    (out / "logs" / "other.log").write_text("said")
+    if killed:
+        artifacts._put_aside(out, keep)
+        artifacts._clear(out)
+    assert not make(out, config={"size": 2}, text="again", resumable=True, force=True, keep=keep)
+    found = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
+    assert found == ["file.txt", "logs/answers/a.jsonl", "stage.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path, force: bool) -> None:
     (tmp_path / "thesis.tex").write_text("mine")

@@ -24,7 +24,9 @@ def run(config: Refinement, out: Path, force: bool) -> None:
     """Say what it will take, then ask."""
     documents.require_parts(config.documents, config.parts)
     prompt = prompts.load(config.prompt_file, prompts.REFINE)
-    with parts.opened(out, kind="refined", config=config, inputs=_inputs(config), force=force) as stage:
+    with parts.opened(
+        out, kind="refined", config=config, inputs=_inputs(config), force=force, keep=Path("logs", ANSWERS)
+    ) as stage:
         if stage.done:
             return
         _say_costs(config, stage.logs / ANSWERS)

@@ -34,7 +34,9 @@ _YEAR = "kept_year_"
 def run(config: Annotation, out: Path, force: bool) -> None:
     template = prompts.load(config.prompt_file, prompts.ANNOTATE)
     inputs = {"documents": config.documents} | ({"prompt": config.prompt_file} if config.prompt_file else {})
-    with artifacts.stage(out, kind="annotate", config=config, inputs=inputs, resumable=True, force=force) as stage:
+    with artifacts.stage(
+        out, kind="annotate", config=config, inputs=inputs, resumable=True, force=force, keep=Path("logs", "answers")
+    ) as stage:
         if stage.done:
             return
         mark = artifacts.finished(config.documents)
