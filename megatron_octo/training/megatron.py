@@ -13,9 +13,11 @@ import torch
 import torch.distributed
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.tensor_parallel import layers
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
 from megatron.core.utils import get_batch_on_this_cp_rank
@@ -24,10 +26,11 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from megatron_octo import process
 from megatron_octo.errors import ConfigError
-from megatron_octo.training import spec
+from megatron_octo.training import spec, torch_adam
 from megatron_octo.training.config import MidTraining, ModelConfig, Optimizer
+from megatron_octo.training.fusions import Fusions
 from megatron_octo.training.parallelism import Parallelism
-from megatron_octo.training.precision import Precision
+from megatron_octo.training.precision import Fp8, Fp8Recipe, Precision, why_no_fp8
 from megatron_octo.training.recompute import Recompute, RecomputeGranularity
 
 #: Seconds a collective may wait before a lost rank is reported, where no watchdog looks earlier.
@@ -97,24 +100,25 @@ def _join(backend: str, timeout: timedelta) -> None:
         torch.distributed.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
 
 
-def require_precision(precision: Precision) -> None:
-    """Raises `ConfigError` for fp8 without Transformer Engine: Megatron-Core would train in bf16 and say nothing."""
-    if precision is Precision.FP8 and not spec.uses_transformer_engine():
+def require_precision(precision: Precision, fp8: Fp8) -> None:
+    """Raises `ConfigError` for fp8 without Transformer Engine, where Megatron-Core would train in bf16 and say nothing, or an older GPU."""
+    if precision is not Precision.FP8:
+        return
+    if not spec.uses_transformer_engine():
         raise ConfigError(
             "precision fp8 runs through Transformer Engine on a GPU of Hopper or newer, and this process has "
             f"{'no Transformer Engine' if torch.cuda.is_available() else 'no GPU'}; set precision=bf16, or run in the GPU image"
         )
+    if (why := why_no_fp8(fp8.recipe, torch.cuda.get_device_capability())) is not None:
+        raise ConfigError(f"{why}; set precision=bf16")
 
 
 def gpt_config(recipe: MidTraining) -> TransformerConfig:
     """Megatron's config of a phase: the model's and how it is trained. Raises `ConfigError` as `require_precision` does."""
-    require_precision(recipe.precision)
-    settings: dict[str, Any] = _recompute(recipe.recompute)
+    require_precision(recipe.precision, recipe.fp8)
+    settings: dict[str, Any] = _recompute(recipe.recompute) | fused(recipe.fusions)
     if recipe.precision is Precision.FP8:
-        settings |= {
-            "fp8": recipe.fp8.format.value,
-            "fp8_recipe": recipe.fp8.recipe.value,
-        }
+        settings |= fp8_settings(recipe.fp8)
     return transformer_config(
         recipe.model, recipe.parallelism, recipe.precision, init_method_std=recipe.init_method_std, **settings
     )
@@ -128,7 +132,7 @@ def transformer_config(
     init_method_std: float = 0.02,
     **settings: Any,
 ) -> TransformerConfig:
-    """Megatron's config of a decoder; the fusions that need Apex stay off."""
+    """Megatron's config of a decoder; fusions that are not in `settings` stay off."""
     dtype = torch_dtype(precision)
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -159,17 +163,45 @@ def transformer_config(
         bf16=precision is not Precision.FP32,
         # The same initial weights at every tensor-parallel size.
         use_cpu_initialization=True,
-        gradient_accumulation_fusion=False,
-        bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
-        apply_rope_fusion=False,
         persist_layer_norm=False,
         attention_softmax_in_fp32=True,
         # gloo sends from the tensor itself while the schedule goes on: freed early, the next stage receives other bytes.
         deallocate_pipeline_outputs=device().type == "cuda",
         **settings,
     )
+
+
+def fp8_settings(fp8: Fp8) -> dict[str, Any]:
+    """Megatron's words for it; the history of delayed scaling is Megatron-Bridge's (Megatron's own default looks at one step)."""
+    settings: dict[str, Any] = {"fp8": fp8.format.value, "fp8_recipe": fp8.recipe.value}
+    if fp8.recipe is Fp8Recipe.DELAYED:
+        settings |= {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}
+    if fp8.num_layers_at_start_in_bf16 or fp8.num_layers_at_end_in_bf16:
+        settings |= {
+            "first_last_layers_bf16": True,
+            "num_layers_at_start_in_bf16": fp8.num_layers_at_start_in_bf16,
+            "num_layers_at_end_in_bf16": fp8.num_layers_at_end_in_bf16,
+        }
+    return settings
+
+
+def fused(fusions: Fusions) -> dict[str, Any]:
+    """Megatron's words for it. Raises `ConfigError` for a kernel that is not installed: Megatron would find out layers later."""
+    if fusions.rope and rope_utils.fused_apply_rotary_pos_emb is None:
+        raise ConfigError("fusions.rope is a kernel of Transformer Engine, which is not installed; set it to false")
+    if fusions.gradient_accumulation and not layers._grad_accum_fusion_available:
+        raise ConfigError(
+            "fusions.gradient_accumulation needs Apex built with --cpp_ext --cuda_ext (fused_weight_gradient_mlp_cuda), which is not installed; "
+            "set it to false"
+        )
+    return {
+        "bias_activation_fusion": fusions.swiglu,
+        "cross_entropy_loss_fusion": fusions.cross_entropy,
+        "apply_rope_fusion": fusions.rope,
+        "gradient_accumulation_fusion": fusions.gradient_accumulation,
+    }
 
 
 def _recompute(recompute: Recompute) -> dict[str, Any]:
@@ -277,6 +309,8 @@ def build_optimizer(model: Model, recipe: MidTraining) -> MegatronOptimizer:
         ),
         model,
     )
+    if device().type == "cuda":
+        torch_adam.fuse(inner_optimizers(optimizer))
     config = model[0].config
     config.finalize_model_grads_func = finalize_model_grads
     config.grad_scale_func = optimizer.scale_loss

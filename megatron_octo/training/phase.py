@@ -43,7 +43,7 @@ def run(job: TrainingJob, out: Path, force: bool) -> None:
     corpora = open_corpora(job)
     order, validation = sample_orders(job.recipe, corpora)
     job.recipe.num_microbatches(process.world_size())
-    megatron.require_precision(job.recipe.precision)
+    megatron.require_precision(job.recipe.precision, job.recipe.fp8)
     if job.init_checkpoint is not None:
         checkpoint.require_same_model(job.init_checkpoint, job.recipe.model)
     with _stage(job, out, force) as stage:

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
-from megatron.core.dist_checkpointing.serialization import get_default_save_common_strategy
 from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
@@ -29,6 +28,7 @@ from megatron_octo import artifacts, units
 from megatron_octo.errors import ResourceError
 from megatron_octo.training import checkpoint, megatron, publishing
 from megatron_octo.training.checkpoint import Progress
+from megatron_octo.training.megatron_versions import ASYNC_SAVE, save_common
 from megatron_octo.training.publishing import checkpoint_name
 from megatron_octo.training.writer import FILES_PER_RANK, Inbox, signals_held
 
@@ -149,7 +149,7 @@ class Saver:
         strategy = FullyParallelSaveStrategyWrapper(
             TorchDistSaveShardedStrategy(*FORMAT, thread_count=FILES_PER_RANK), megatron.data_parallel_group()
         )
-        request = strategy.async_save(sharded, save.partial)
+        request = strategy.async_save(sharded, save.partial, **ASYNC_SAVE)
         request = request._replace(finalize_fns=[partial(_finalize, function) for function in request.finalize_fns])
         with signals_held():
             self.queue.schedule_async_request(save.inbox.route(request))
@@ -242,7 +242,7 @@ def _finalize(megatrons: Callable[[], None]) -> None:
 def _save_common(common: dict[str, Any], directory: Path | None) -> None:
     """Write `common.pt`. Raises `OSError`, where torch has a `RuntimeError` that tells of positions in its zip file."""
     try:
-        get_default_save_common_strategy().save_common(common, str(directory))
+        save_common(common, str(directory))
     except RuntimeError as error:
         raise OSError("file write failed: common.pt") from error
 

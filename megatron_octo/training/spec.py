@@ -36,7 +36,9 @@ def uses_transformer_engine() -> bool:
 
 def modules() -> Modules:
     """Which layers a model of this process has."""
-    return Modules.TRANSFORMER_ENGINE if uses_transformer_engine() else Modules.LOCAL
+    if uses_transformer_engine():
+        return Modules.TRANSFORMER_ENGINE
+    return Modules.GPU if torch.cuda.is_available() else Modules.LOCAL
 
 
 def layer_spec(

@@ -1,10 +1,12 @@
 """Mends for Megatron's distributed optimizer around torch's AdamW, which it uses where neither Transformer Engine nor Apex is.
 
-Three defects of megatron-core 0.16.1 on that path (found by comparing resumed with unbroken runs; the third is silent):
+Four defects of megatron-core 0.16.1 (the first three found by comparing resumed with unbroken runs; the third is silent):
 
 1. loading, and saving, assert that the optimizer has taken a step, which a fresh one has not, nor one whose first steps were left out;
 2. loading asks the checkpoint for `step`, which is stored once per group and not per parameter (KeyError);
-3. after loading, all parameters share one `step` tensor, AdamW adds 1 to it per parameter, and its bias correction is wrong.
+3. after loading, all parameters share one `step` tensor, AdamW adds 1 to it per parameter, and its bias correction is wrong;
+4. loading puts the settings of the Adam that wrote the checkpoint in the place of this one's. By reading: Transformer Engine's looks for
+   `bias_correction` and an integer `step` in each group, and finds neither after torch's; torch's forgets that it was fused.
 """
 
 from collections.abc import Sequence
@@ -12,6 +14,20 @@ from typing import Any
 
 import torch
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+#: Settings of torch's AdamW that say how it computes, not what.
+HOW = ("capturable", "differentiable", "foreach", "fused")
+
+
+def fuse(optimizers: Sequence[Any]) -> None:
+    """Have torch's AdamW update each parameter in one kernel; call before the first step or load.
+
+    What torch does on a GPU by default makes several passes, and intermediate results of 4 bytes per parameter at once.
+    """
+    for optimizer in optimizers:
+        if isinstance(optimizer.optimizer, torch.optim.AdamW):
+            for settings in (optimizer.optimizer.defaults, *optimizer.optimizer.param_groups):
+                settings |= {"fused": True, "foreach": False}
 
 
 def prepare_load(optimizers: Sequence[Any]) -> None:
@@ -32,11 +48,22 @@ def prepare_save(optimizers: Sequence[Any]) -> None:
 
 
 def finish_load(optimizers: Sequence[Any]) -> None:
-    """Mend 3; call after `load_state_dict`."""
+    """Mends 3 and 4; call after `load_state_dict`."""
     for optimizer in optimizers:
-        if isinstance(optimizer.optimizer, torch.optim.AdamW):
-            for state in optimizer.optimizer.state.values():
-                state["step"] = state["step"].clone()
+        adam = optimizer.optimizer
+        _restore_settings(adam)
+        if isinstance(adam, torch.optim.AdamW):
+            for parameter, state in adam.state.items():
+                state["step"] = state["step"].to(_step_device(adam, parameter), copy=True)
+
+
+def _restore_settings(adam: torch.optim.Optimizer) -> None:
+    """What is learned comes from the checkpoint, how it is computed from this optimizer."""
+    for group in adam.param_groups:
+        for name, value in adam.defaults.items():
+            group[name] = value if name in HOW else group.get(name, value)
+        if "step" in group:
+            group["step"] = int(group["step"])
 
 
 def _fill_state(adam: torch.optim.AdamW) -> None:
@@ -44,7 +71,13 @@ def _fill_state(adam: torch.optim.AdamW) -> None:
         for parameter in group["params"]:
             if not adam.state[parameter]:
                 zeros = torch.zeros_like(parameter.data)
-                adam.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+                step = torch.tensor(0.0, device=_step_device(adam, parameter))
+                adam.state[parameter] = {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+
+
+def _step_device(adam: torch.optim.AdamW, parameter: torch.Tensor) -> torch.device:
+    """Where torch keeps the number of steps: beside the parameter for its fused kernel, else on the CPU."""
+    return parameter.device if adam.defaults["fused"] else torch.device("cpu")
 
 
 def _supply_step(optimizer: DistributedOptimizer) -> None:

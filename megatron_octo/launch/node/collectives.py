@@ -31,8 +31,8 @@ NCCL_BYTES, GLOO_BYTES = 256 * units.MIB, 8 * units.MIB
 #: Side of the square matrices, and how long they are multiplied.
 GPU_SIDE, CPU_SIDE = 8192, 512
 MATMUL_SECONDS = 0.3
-#: Many times a GPU's caches.
-COPY_BYTES = units.GIB
+#: Several times a GPU's caches, and little beside what another rank's look at memory in use lets pass.
+COPY_BYTES = 256 * units.MIB
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,8 +68,10 @@ STUDY_GIB = 8
 STUDY_FREE_BYTES = 2 * units.B
 #: Of a GPU whose tensor cores multiply fp8: Ada 8.9, Hopper 9.0, Blackwell 10.0.
 FP8_CAPABILITY = 8.9
-NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader,nounits")
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader,nounits")
 NVIDIA_SMI_SECONDS = 10.0
+#: Of torch's CUDA 13 and CUDA 12 builds.
+NCCL = ("nvidia-nccl-cu13", "nvidia-nccl-cu12")
 
 
 def examine(directory: Path, *, stages: Sequence[str] = ()) -> tuple[str, bool]:
@@ -95,7 +97,7 @@ def _machine(directory: Path) -> list[str]:
     return [
         _line("memory", has >= 0.9 * STUDY_GIB * units.GIB, memory_text),
         _line("disk", free >= STUDY_FREE_BYTES, f"{units.bytes_(free)} free in {directory.name or directory}"),
-        *describe_gpus(_nvidia_smi(), transformer_engine=_version("transformer-engine")),
+        *describe_gpus(_nvidia_smi(), transformer_engine=_version("transformer-engine"), nccl=_nccl()),
     ]
 
 
@@ -170,23 +172,26 @@ def describe_fit(
     return "\n".join(lines), fits and room
 
 
-def describe_gpus(listing: str, *, transformer_engine: str | None) -> list[str]:
+def describe_gpus(listing: str, *, transformer_engine: str | None, nccl: str | None) -> list[str]:
     """What training can use of this machine; none of it is asked for, the tiny study runs without.
 
     Args:
-        listing: a line `NAME, COMPUTE_CAPABILITY, MEMORY_MIB` per GPU.
+        listing: a line `NAME, COMPUTE_CAPABILITY, MEMORY_MIB, DRIVER` per GPU.
+        transformer_engine: its version, None where it is not installed.
+        nccl: the version of its package; None where torch brings its own or there is none.
     """
     gpus = _gpus(listing)
     if not gpus:
         return [_line("gpu", None, "none: training runs on the CPU, in fp32 or bf16")]
-    name, capability, mebibytes = gpus[0]
-    found = f"{len(gpus)} x {name}, {int(mebibytes) * units.MIB / units.GIB:.0f} GiB, compute capability {capability}"
+    name, capability, mebibytes, driver = gpus[0]
+    found = f"{len(gpus)} x {name}, {int(mebibytes) * units.MIB / units.GIB:.0f} GiB, compute capability {capability}, driver {driver}"
+    found += f", NCCL {nccl}" if nccl is not None else ""
     return [_line("gpu", True, found), _line("precision fp8", *_fp8(float(capability), transformer_engine))]
 
 
 def _gpus(listing: str) -> list[list[str]]:
-    """Name, compute capability and MiB of each GPU."""
-    return [line.rsplit(", ", 2) for line in listing.splitlines() if line.strip()]
+    """Name, compute capability, MiB and driver of each GPU."""
+    return [line.rsplit(", ", 3) for line in listing.splitlines() if line.strip()]
 
 
 def _memory_bytes() -> int:
@@ -199,6 +204,10 @@ def _fp8(capability: float, transformer_engine: str | None) -> tuple[bool | None
     if transformer_engine is None:
         return None, "missing transformer-engine, which the GPU image has; fp32 and bf16 train without it"
     return True, f"transformer-engine {transformer_engine}"
+
+
+def _nccl() -> str | None:
+    return next((found for package in NCCL if (found := _version(package)) is not None), None)
 
 
 def _nvidia_smi() -> str:

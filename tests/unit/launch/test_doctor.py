@@ -44,34 +44,34 @@ def test_the_real_versions(tmp_path: Path) -> None:
     [
         ("", "2.11", ["-    gpu                          none: training runs on the CPU, in fp32 or bf16"]),
         (
-            "NVIDIA H100 80GB HBM3, 9.0, 81559\n" * 8,
+            "NVIDIA H100 80GB HBM3, 9.0, 81559, 580.95.05\n" * 8,
             "2.11.0",
             [
-                "ok   gpu                          8 x NVIDIA H100 80GB HBM3, 80 GiB, compute capability 9.0",
+                "ok   gpu                          8 x NVIDIA H100 80GB HBM3, 80 GiB, compute capability 9.0, driver 580.95.05, NCCL 2.28.9",
                 "ok   precision fp8                transformer-engine 2.11.0",
             ],
         ),
         (
-            "NVIDIA H100 80GB HBM3, 9.0, 81559\n",
+            "NVIDIA H100 80GB HBM3, 9.0, 81559, 580.95.05\n",
             None,
             [
-                "ok   gpu                          1 x NVIDIA H100 80GB HBM3, 80 GiB, compute capability 9.0",
+                "ok   gpu                          1 x NVIDIA H100 80GB HBM3, 80 GiB, compute capability 9.0, driver 580.95.05, NCCL 2.28.9",
                 "-    precision fp8                missing transformer-engine, which the GPU image has; fp32 and bf16 train "
                 "without it",
             ],
         ),
         (
-            "NVIDIA A100-SXM4-40GB, 8.0, 40960\n",
+            "NVIDIA A100-SXM4-40GB, 8.0, 40960, 570.86.10\n",
             "2.11.0",
             [
-                "ok   gpu                          1 x NVIDIA A100-SXM4-40GB, 40 GiB, compute capability 8.0",
+                "ok   gpu                          1 x NVIDIA A100-SXM4-40GB, 40 GiB, compute capability 8.0, driver 570.86.10, NCCL 2.28.9",
                 "-    precision fp8                these GPUs cannot: it takes compute capability 8.9",
             ],
         ),
     ],
 )
 def test_gpus(listing: str, transformer_engine: str | None, lines: list[str]) -> None:
-    assert doctor.describe_gpus(listing, transformer_engine=transformer_engine) == lines
+    assert doctor.describe_gpus(listing, transformer_engine=transformer_engine, nccl="2.28.9") == lines
 
 
 @pytest.mark.parametrize(
