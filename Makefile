@@ -49,7 +49,7 @@ lock:  ## requirements/cpu.txt anew from pyproject.toml
 	mv .venv-lock/cpu.txt requirements/cpu.txt && rm -rf .venv-lock
 
 clean:
-	rm -rf .venv .venv-lock .venv-openrlhf .venv-launch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lock .venv-openrlhf .venv-launch .venv-tools .venv-megatron build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # Images: docs/containers.md
 .PHONY: test-megatron test-containers lock-images sbom

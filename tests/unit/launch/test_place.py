@@ -34,7 +34,7 @@ def test_every_example_is_known() -> None:
 def test_what_the_examples_say() -> None:
     containers, plain, ssh = (load(EXAMPLES / f"{name}.yaml") for name in ("slurm_containers", "slurm", "ssh"))
     assert containers.container_of("megatron_octo.training.run") == Container(
-        image="nvcr.io#nvidia/pytorch:25.09-py3",
+        image="nvcr.io#nvidia/pytorch:25.12-py3",
         mounts=("/lustre/data:/lustre/data:ro", "/lustre/models:/lustre/models:ro"),
         env=("HF_HOME",),
     )
