@@ -99,25 +99,32 @@ def measure(meeting: Meeting, rounds: Sequence[Sequence[tuple[int, int]]], nodes
         store = TCPStore(
             meeting.address, meeting.port, is_master=meeting.rank == 0, timeout=GROUP_TIMEOUT, wait_for_workers=False
         )
-        with _door(store, meeting, mine, is_first=meeting.rank == nodes[mine][0]):
-            links = [_link(store, pair, ranks, meeting.rank, on) for pair, ranks in pairs]
-            together = _all_reduce(store, meeting, on, broken=sum(link.trouble is not None for link in links))
+        here = _address(meeting)
+        with _door(store, here, mine, is_first=meeting.rank == nodes[mine][0]):
+            links = [_link(store, pair, ranks, meeting.rank, on, here) for pair, ranks in pairs]
+            together = _all_reduce(store, meeting, on, here, broken=sum(link.trouble is not None for link in links))
     except RuntimeError as error:
         return Findings(rank=meeting.rank, links=(_broken((mine,), str(error)),))
     own = (link for link, (_, ranks) in zip(links, pairs, strict=True) if meeting.rank == ranks[0])
     return Findings(rank=meeting.rank, links=tuple(own), all_reduce=together)
 
 
+def _address(meeting: Meeting) -> str:
+    """Of this rank, in the network in which rank 0 is reached."""
+    if meeting.rank == 0:
+        return meeting.address
+    with socket.create_connection((meeting.address, meeting.port)) as there:
+        return str(there.getsockname()[0])
+
+
 @contextlib.contextmanager
-def _door(store: Store, meeting: Meeting, mine: int, *, is_first: bool) -> Iterator[None]:
+def _door(store: Store, here: str, mine: int, *, is_first: bool) -> Iterator[None]:
     """Somewhere to knock, for each node: gloo and NCCL take minutes to find out that there is no way."""
     if not is_first:
         yield
         return
-    with socket.create_connection((meeting.address, meeting.port)) as there, socket.create_server(("", 0)) as listener:
-        # In the network in which rank 0 is reached.
-        address = meeting.address if meeting.rank == 0 else there.getsockname()[0]
-        store.set(f"door{mine}", f"{address} {listener.getsockname()[1]}")
+    with socket.create_server(("", 0)) as listener:
+        store.set(f"door{mine}", f"{here} {listener.getsockname()[1]}")
         yield
 
 
@@ -135,13 +142,13 @@ def _knock(store: Store, pair: tuple[int, int], ranks: Sequence[int], rank: int)
     return store.get(f"knock{key}").decode() or None
 
 
-def _all_reduce(store: Store, meeting: Meeting, on: torch.device, *, broken: int) -> float | None:
+def _all_reduce(store: Store, meeting: Meeting, on: torch.device, here: str, *, broken: int) -> float | None:
     """Of all ranks. None where some do not reach others."""
     store.add("broken", broken)
     everybody = _wait_for_all("measured", store, meeting.world_size)
     try:
         whole = everybody and not store.add("broken", 0)
-        return _bandwidth(store, list(range(meeting.world_size)), meeting.rank, on) if whole else None
+        return _bandwidth(store, list(range(meeting.world_size)), meeting.rank, on, here) if whole else None
     except RuntimeError:
         return None
     finally:
@@ -162,18 +169,18 @@ def _wait_for_all(what: str, store: Store, world_size: int) -> bool:
     return True
 
 
-def _link(store: Store, pair: tuple[int, int], ranks: Sequence[int], rank: int, on: torch.device) -> Link:
+def _link(store: Store, pair: tuple[int, int], ranks: Sequence[int], rank: int, on: torch.device, here: str) -> Link:
     try:
         if trouble := _knock(store, pair, ranks, rank):
             return _broken(pair, trouble)
-        return Link(nodes=pair, bytes_per_second=_bandwidth(store, ranks, rank, on))
+        return Link(nodes=pair, bytes_per_second=_bandwidth(store, ranks, rank, on, here))
     except RuntimeError as error:
         return _broken(pair, str(error))
 
 
-def _bandwidth(store: Store, ranks: Sequence[int], rank: int, on: torch.device) -> float:
+def _bandwidth(store: Store, ranks: Sequence[int], rank: int, on: torch.device, here: str) -> float:
     """What every rank sends per second, if the sum is made as a ring: NCCL's "bus bandwidth"."""
-    group = _group(store, ranks, rank, on)
+    group = _group(store, ranks, rank, on, here)
     num_bytes = NCCL_BYTES if on.type == "cuda" else GLOO_BYTES
     numbers = torch.zeros(num_bytes // 4, device=on)
     _sum(numbers, group, on)  # brings them together, and is not counted
@@ -181,11 +188,15 @@ def _bandwidth(store: Store, ranks: Sequence[int], rank: int, on: torch.device) 
     return 2 * (len(ranks) - 1) / len(ranks) * num_bytes / best
 
 
-def _group(store: Store, ranks: Sequence[int], rank: int, on: torch.device) -> Any:
+def _group(store: Store, ranks: Sequence[int], rank: int, on: torch.device, here: str) -> Any:
     """Some ranks, without the others: `torch.distributed.new_group` makes all of them wait for a pair that does not meet."""
     own = PrefixStore("-".join(map(str, ranks)), store)
     if on.type != "cuda":
-        return dist.ProcessGroupGloo(own, ranks.index(rank), len(ranks), GROUP_TIMEOUT)
+        # By itself gloo takes the address of the host's name, on Debian 127.0.1.1: others are refused there, and wait.
+        options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # not in its stub
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname=here)]
+        options._timeout = GROUP_TIMEOUT
+        return dist.ProcessGroupGloo(own, ranks.index(rank), len(ranks), options)
     torch.cuda.set_device(on)
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = GROUP_TIMEOUT
