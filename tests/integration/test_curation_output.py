@@ -92,9 +92,9 @@ def test_a_kill_changes_nothing(tmp_path: Path) -> None:
     publication = Publication(documents=tmp_path / "whole", parts=4)
     importing_run.run(importing, tmp_path / "whole", False)
     publishing_run.run(publication, tmp_path / "whole_corpus", False)
-    killed_after_a_part("importing_run", importing, tmp_path / "broken")
+    killed_after_a_part("data_sets.importing_run", importing, tmp_path / "broken")
     importing_run.run(importing, tmp_path / "broken", False)
-    killed_after_a_part("publishing_run", publication, tmp_path / "broken_corpus")
+    killed_after_a_part("data_sets.publishing_run", publication, tmp_path / "broken_corpus")
     publishing_run.run(publication, tmp_path / "broken_corpus", False)
     for whole, broken in (("whole", "broken"), ("whole_corpus", "broken_corpus")):
         one, other = artifacts.finished(tmp_path / whole), artifacts.finished(tmp_path / broken)

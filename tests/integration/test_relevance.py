@@ -89,7 +89,7 @@ def made_by_process(module: str, config: Any, out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(annotations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("classifier") / "stage"
-    made_by_process("classifier_run", dataclasses.replace(TRAINING, annotations=annotations), out)
+    made_by_process("scoring.classifier_run", dataclasses.replace(TRAINING, annotations=annotations), out)
     return out
 
 
@@ -101,7 +101,7 @@ def test_a_classifier_and_its_report(trained: Path, annotations: Path, tmp_path:
     assert counts["held_out_precision"] > 0.95
     assert counts["held_out_recall"] > 0.95
     again = made_by_process(
-        "classifier_run", dataclasses.replace(TRAINING, annotations=annotations), tmp_path / "again"
+        "scoring.classifier_run", dataclasses.replace(TRAINING, annotations=annotations), tmp_path / "again"
     )
     assert again["outputs"] == mark["outputs"]
 
@@ -119,7 +119,7 @@ def test_a_model_without_an_opinion_is_told(
 def test_what_it_keeps_is_the_same_with_any_number_of_workers(trained: Path, read: Path, tmp_path: Path) -> None:
     marks = [
         made_by_process(
-            "relevance_run",
+            "scoring.relevance_run",
             Relevance(documents=read, classifier=trained, parts=PARTS, workers=workers),
             tmp_path / f"relevant{workers}",
         )
@@ -139,7 +139,7 @@ def test_what_it_keeps_is_the_same_with_any_number_of_workers(trained: Path, rea
 def test_rejects_say_why(trained: Path, read: Path, tmp_path: Path) -> None:
     out = tmp_path / "relevant"
     config = Relevance(documents=read, classifier=trained, parts=PARTS, threshold=0.999)
-    counts = made_by_process("relevance_run", config, out)["counts"]
+    counts = made_by_process("scoring.relevance_run", config, out)["counts"]
     dropped = [row for part in range(PARTS) for row in rejected(out, part)]
     assert {row["metadata"]["filter_reason"] for row in dropped} == {"score_below_threshold"}
     assert all(row["metadata"]["finemath_score"] < 0.999 for row in dropped)
