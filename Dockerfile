@@ -14,8 +14,8 @@ ARG RL_IMAGE=nvcr.io/nvidia/cuda:13.0.1-devel-ubuntu24.04
 FROM ${PYTHON_IMAGE} AS base
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
-RUN useradd --create-home --uid 10001 octo && install -d -o octo /work
-WORKDIR /work
+RUN useradd --create-home --uid 10001 octo && install -d -o octo /octo
+WORKDIR /octo
 
 # wheel: the package, built once -----------------------------------------------------------------------------------------
 FROM base AS wheel
@@ -50,7 +50,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PATH=/
 # An environment over NVIDIA's: their packages stay as they are, ours come first. PIP_CONSTRAINT is their list of every version in
 # the image; it guards their environment, and would refuse ours.
 RUN --mount=type=bind,source=requirements/train.txt,target=/tmp/train.txt \
-    useradd --create-home --uid 10001 octo && install -d -o octo /work \
+    useradd --create-home --uid 10001 octo && install -d -o octo /octo \
     && python3 -m venv --system-site-packages --without-pip /opt/octo \
     && PIP_CONSTRAINT="" python3 -m pip --python /opt/octo/bin/python install --no-deps --require-hashes -r /tmp/train.txt
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
@@ -60,7 +60,7 @@ ARG COMMIT=unknown
 LABEL org.opencontainers.image.title="megatron-octo train" \
       org.opencontainers.image.revision="${COMMIT}" \
       org.opencontainers.image.licenses="Apache-2.0"
-WORKDIR /work
+WORKDIR /octo
 USER 10001
 HEALTHCHECK --interval=5m --timeout=60s CMD ["megatron-octo", "doctor", "--stage", "training", "--stage", "conversion"]
 CMD ["megatron-octo", "--help"]
@@ -72,7 +72,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 DS_BUI
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends python3.12-venv python3.12-dev git g++ ninja-build \
     && rm -rf /var/lib/apt/lists/* && python3.12 -m venv /opt/rl \
-    && useradd --create-home --uid 10001 octo && install -d -o octo /work
+    && useradd --create-home --uid 10001 octo && install -d -o octo /octo
 RUN --mount=type=bind,source=requirements/rl.txt,target=/tmp/rl.txt \
     pip install --no-deps --require-hashes -r /tmp/rl.txt
 # No wheel of it is for this torch: compiled, an hour on many cores (guess), for A100 and H100.
@@ -85,7 +85,7 @@ ARG COMMIT=unknown
 LABEL org.opencontainers.image.title="megatron-octo rl" \
       org.opencontainers.image.revision="${COMMIT}" \
       org.opencontainers.image.licenses="Apache-2.0"
-WORKDIR /work
+WORKDIR /octo
 USER 10001
 HEALTHCHECK --interval=5m --timeout=60s CMD ["megatron-octo", "doctor", "--stage", "rl.openrlhf_run"]
 CMD ["megatron-octo", "--help"]

@@ -49,7 +49,7 @@ def test_the_package_runs_as_a_user_without_rights(cpu: str) -> None:
 def test_what_the_image_says_about_itself(cpu: str) -> None:
     config = json.loads(engine.ask(*engine.BUILDAH, "inspect", cpu))["Docker"]["config"]
     assert config["User"] == "10001"
-    assert config["WorkingDir"] == "/work"
+    assert config["WorkingDir"] == "/octo"
     assert config["Healthcheck"]["Test"] == ["CMD", "megatron-octo", "doctor"]
     assert config["Labels"]["org.opencontainers.image.revision"] == COMMIT
 
