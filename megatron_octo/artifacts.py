@@ -274,6 +274,14 @@ def write_json(path: Path, data: Any) -> None:
     sync_directory(path.parent)
 
 
+@contextlib.contextmanager
+def appearing(file: Path) -> Iterator[Path]:
+    """A name to write to: the file appears under its own when all of it is there, and not at all where that fails."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    yield temporary
+    os.replace(temporary, file)
+
+
 def sync_directory(directory: Path) -> None:
     """Make a rename inside `directory` survive a power cut."""
     sync_file(directory)

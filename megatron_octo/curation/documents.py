@@ -9,7 +9,6 @@ What later steps know about a document is in its metadata, under the names of Me
 
 import contextlib
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -103,14 +102,16 @@ class Write(PipelineStep):  # type: ignore[misc]
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         file = file_of(self.stage, rank)
         file.parent.mkdir(exist_ok=True)
-        temporary = file.with_name(f".{file.name}.tmp")
-        with temporary.open("wb") as raw, zstandard.ZstdCompressor(level=LEVEL).stream_writer(raw) as stream:
+        with (
+            artifacts.appearing(file) as temporary,
+            temporary.open("wb") as raw,
+            zstandard.ZstdCompressor(level=LEVEL).stream_writer(raw) as stream,
+        ):
             for document in data or ():
                 stream.write(line_of(document.id, document.text, document.metadata))
                 self.stat_update("documents", f"year_{year_of(document)}")
                 self.stat_update("characters", value=len(document.text))
                 yield document
-        os.replace(temporary, file)
 
 
 def line_of(identity: str, text: str, metadata: Mapping[str, Any]) -> bytes:

@@ -6,7 +6,6 @@ checked again against the held-out rule of `world.py`: no training text and no R
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,11 @@ def run(config: TinyWorld, out: Path, force: bool) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write one JSON object per line and return their number; the file appears when it is complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
     written = 0
-    with temporary.open("w", encoding="utf-8") as stream:
+    with artifacts.appearing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for row in rows:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             written += 1
-    os.replace(temporary, path)
     return written
 
 

@@ -50,15 +50,17 @@ def check(
     address: str = "127.0.0.1",
     inside: Callable[[int], list[str]] = lambda rank: [],
     options: Sequence[str] = (),
+    world_size: int = 3,
+    hosts: str = HOSTS,
 ) -> Ended:
-    """Start `ranks` of three, each a node of its own, as Slurm would.
+    """Start `ranks` of `world_size`, each a node of its own unless `environments` says otherwise, as Slurm would.
 
     Args:
         inside: what a rank's command is started with.
     """
     started = []
     settings = {
-        "SLURM_NTASKS": "3",
+        "SLURM_NTASKS": str(world_size),
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port or free_port()),
         "OMP_NUM_THREADS": "1",
@@ -77,7 +79,7 @@ def check(
         ]
         started.append(
             subprocess.Popen(
-                [*inside(rank), *command, "--hosts", HOSTS, "--patience", "1", *options],
+                [*inside(rank), *command, "--hosts", hosts, "--patience", "1", *options],
                 env=os.environ | own,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -103,6 +105,15 @@ def test_nodes_that_are_well(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "nodes").iterdir()] == ["verdict.json"]
     assert "bandwidth" in ended.said[0]
     assert ended.said[1:] == ("", "")
+
+
+def test_two_nodes_meet_as_a_pair_and_then_as_everybody(tmp_path: Path) -> None:
+    """The same ranks twice: who met the first time must not be taken for who meets the second."""
+    nodes = {rank: {"SLURMD_NODENAME": f"node{rank // 2}", "SLURM_LOCALID": f"{rank % 2}"} for rank in range(4)}
+    ended = check(tmp_path / "nodes", ranks=range(4), environments=nodes, world_size=4, hosts="node0,node1")
+    assert ended.codes == (0, 0, 0, 0), ended.said
+    assert [link["nodes"] for link in ended.verdict["links"]] == [[0, 1]]
+    assert ended.verdict["all_reduce_bytes_per_second"] > 1e6
 
 
 @pytest.fixture

@@ -157,6 +157,14 @@ def test_logs_are_followed_through_the_queue_and_a_requeue(study: Study, monkeyp
     assert text.endswith("step 40\n")
 
 
+def test_a_job_that_has_just_ended_needs_no_stopping(study: Study) -> None:
+    study.submit(study.job("short"))
+    study.wait(lambda now: now["short"].state is State.DONE)
+    [id_] = ledger.read(study.directory).jobs["short"].ids
+    queue.ask_to_stop([id_], login=None)
+    queue.cancel([id_], login=None)
+
+
 @pytest.mark.parametrize("shared", [True, False], ids=["one file system", "two file systems"])
 def test_a_login_node_over_ssh(tmp_path: Path, slurm: MiniSlurm, shared: bool) -> None:
     laptop, study = tmp_path / "laptop", tmp_path / "study"

@@ -53,6 +53,7 @@ def test_nodes_that_lack_what_they_claim_are_not_trained_on(
     [job] = job_ids(octo(*TRAIN, "--shards", shards, "--out", out, "--on", where, "--nodes", "2").stderr)
     slurm.wait_for([job])
 
-    assert exit_code(job) == "69:0"
-    assert "node1: 0 of 1 GPUs" in (tmp_path / "stable.logs" / "session-0" / "node_check.log").read_text()
+    said = (tmp_path / "stable.logs" / "session-0" / "node_check.log").read_text()
+    assert exit_code(job) == "69:0", said
+    assert "node1: 0 of 1 GPUs" in said
     assert not out.exists()

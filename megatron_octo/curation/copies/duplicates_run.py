@@ -5,7 +5,6 @@ Leaves, per part, OUT/copies/00003.jsonl: {"ordinal": within the part, "id", "of
 """
 
 import functools
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,10 +62,8 @@ def _make_band(signatures: Path, min_similarity: float, folder: Path, band: str)
     else:
         keys = signed.keys(int(band))
         likeness = Likeness(rows=signed.sketches, bounds=signed.bounds, min_share=min_similarity)
-    file = _links_file(folder, band)
-    temporary = file.with_name(f".{file.name}")
-    np.save(temporary, duplicates.links(keys, likeness))
-    os.replace(temporary, file)
+    with artifacts.appearing(_links_file(folder, band)) as temporary, temporary.open("wb") as stream:
+        np.save(stream, duplicates.links(keys, likeness))
     workers.advance(1)
 
 

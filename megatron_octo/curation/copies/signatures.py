@@ -15,7 +15,6 @@ much on the disk. datatrove's own step, with words from spaCy and a Python call 
 """
 
 import io
-import os
 import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -224,6 +223,5 @@ def _npy(array: npt.NDArray[Any]) -> bytes:
 def _write(file: Path, data: bytes) -> None:
     """The file appears when it is complete."""
     file.parent.mkdir(exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, file)
+    with artifacts.appearing(file) as temporary:
+        temporary.write_bytes(data)

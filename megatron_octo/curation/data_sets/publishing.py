@@ -3,7 +3,6 @@
 One file per part, the same bytes whoever writes it.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from megatron_octo import artifacts
 from megatron_octo.curation.documents import NO_YEAR, year_of
 from megatron_octo.curation.parts import OURS
 from megatron_octo.units import MIB
@@ -57,9 +57,8 @@ class Publish(PipelineStep):  # type: ignore[misc]
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         file = file_of(self.stage, rank)
         file.parent.mkdir(exist_ok=True)
-        temporary = file.with_name(f".{file.name}.tmp")
         # Least and greatest texts in the footer would make it as long as they are.
-        with pyarrow.parquet.ParquetWriter(
+        with artifacts.appearing(file) as temporary, pyarrow.parquet.ParquetWriter(
             temporary, SCHEMA, compression="zstd", compression_level=LEVEL, use_dictionary=REPEATED,
             write_statistics=list(COLUMNS),
         ) as writer:  # fmt: skip
@@ -69,7 +68,6 @@ class Publish(PipelineStep):  # type: ignore[misc]
                 for document, row in zip(group, rows, strict=True):
                     self._count(document, row)
                 yield from group
-        os.replace(temporary, file)
 
     def _count(self, document: Document, row: Mapping[str, Any]) -> None:
         self.stat_update("documents", f"year_{year_of(document)}", *(f"{UNFIT}{name}" for name in unfit(document, row)))

@@ -7,7 +7,6 @@ those without a score, with the reason. Answers are kept in OUT/logs/answers: a 
 import contextlib
 import functools
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -135,10 +134,8 @@ def _counts(result: Annotated) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _appearing(file: Path) -> Iterator[TextIO]:
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
+    with artifacts.appearing(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
         yield stream
-    os.replace(temporary, file)
 
 
 def _line(stream: TextIO, row: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from megatron_octo import artifacts
 from megatron_octo.curation.config import Classifier
 from megatron_octo.curation.scoring import normalising
 from megatron_octo.errors import CorpusError, ResourceError
@@ -139,9 +140,8 @@ def save_small(model: Any, file: Path) -> None:
     small_outputs[positive] = 1
     small_vectors = vectors @ (outputs[positive] - outputs[1 - positive])
     model.f.setMatrices(small_vectors[:, None].astype(np.float32), small_outputs)
-    temporary = file.with_name(f".{file.name}.tmp")
-    model.save_model(os.fspath(temporary))
-    os.replace(temporary, file)
+    with artifacts.appearing(file) as temporary:
+        model.save_model(os.fspath(temporary))
 
 
 def label(example: Example) -> bytes:

@@ -6,7 +6,6 @@ Columns that say what a pipeline measured (language, scores) are left out; nothi
 import contextlib
 import gzip
 import io
-import os
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 from fastwarc.warc import WarcRecord, WarcRecordType
+
+from megatron_octo import artifacts
 
 ROW = pa.schema([(name, pa.string()) for name in ("text", "id", "url", "domain", "cc-path", "timestamp")])
 
@@ -76,10 +77,8 @@ def write_parquet(file: Path, pages: Iterable[Fetched]) -> None:
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """The file appears when it is complete."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("wb") as stream:
+    with artifacts.appearing(file) as temporary, temporary.open("wb") as stream:
         yield stream
-    os.replace(temporary, file)
 
 
 def _record(page: Fetched) -> WarcRecord:

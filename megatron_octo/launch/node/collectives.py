@@ -148,7 +148,11 @@ def _all_reduce(store: Store, meeting: Meeting, on: torch.device, here: str, *, 
     everybody = _wait_for_all("measured", store, meeting.world_size)
     try:
         whole = everybody and not store.add("broken", 0)
-        return _bandwidth(store, list(range(meeting.world_size)), meeting.rank, on, here) if whole else None
+        return (
+            _bandwidth(PrefixStore("all", store), list(range(meeting.world_size)), meeting.rank, on, here)
+            if whole
+            else None
+        )
     except RuntimeError:
         return None
     finally:
@@ -173,7 +177,8 @@ def _link(store: Store, pair: tuple[int, int], ranks: Sequence[int], rank: int, 
     try:
         if trouble := _knock(store, pair, ranks, rank):
             return _broken(pair, trouble)
-        return Link(nodes=pair, bytes_per_second=_bandwidth(store, ranks, rank, on, here))
+        own = PrefixStore("-".join(map(str, pair)), store)
+        return Link(nodes=pair, bytes_per_second=_bandwidth(own, ranks, rank, on, here))
     except RuntimeError as error:
         return _broken(pair, str(error))
 
@@ -189,18 +194,20 @@ def _bandwidth(store: Store, ranks: Sequence[int], rank: int, on: torch.device, 
 
 
 def _group(store: Store, ranks: Sequence[int], rank: int, on: torch.device, here: str) -> Any:
-    """Some ranks, without the others: `torch.distributed.new_group` makes all of them wait for a pair that does not meet."""
-    own = PrefixStore("-".join(map(str, ranks)), store)
+    """Some ranks, without the others: `torch.distributed.new_group` makes all of them wait for a pair that does not meet.
+
+    In a store of its own: in one that another group used, a rank may find the addresses of that one, and wait there for ever.
+    """
     if on.type != "cuda":
         # By itself gloo takes the address of the host's name, on Debian 127.0.1.1: others are refused there, and wait.
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # not in its stub
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=here)]
         options._timeout = GROUP_TIMEOUT
-        return dist.ProcessGroupGloo(own, ranks.index(rank), len(ranks), options)
+        return dist.ProcessGroupGloo(store, ranks.index(rank), len(ranks), options)
     torch.cuda.set_device(on)
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = GROUP_TIMEOUT
-    return dist.ProcessGroupNCCL(own, ranks.index(rank), len(ranks), options)
+    return dist.ProcessGroupNCCL(store, ranks.index(rank), len(ranks), options)
 
 
 def _sum(numbers: torch.Tensor, group: Any, on: torch.device) -> float:

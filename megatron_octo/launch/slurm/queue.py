@@ -122,7 +122,9 @@ def _given(text: str) -> str | None:
 
 def _ask(arguments: Sequence[str], login: SSH | None) -> str:
     answer = ssh.run(login, arguments)
-    if answer.returncode != 0 and _UNKNOWN not in answer.stderr:
+    # scancel finds no job to signal that has just ended: it leaves with 1, and has nothing to say about it.
+    too_late = arguments[0] == "scancel" and not answer.stderr.strip()
+    if answer.returncode != 0 and _UNKNOWN not in answer.stderr and not too_late:
         raise ResourceError(
             f"Slurm does not answer: '{arguments[0]}' said '{(answer.stderr or answer.stdout).strip()}'; run this on a login node, "
             "name one as `ssh` in the place, or set `accounting: false` where sacct is missing"
