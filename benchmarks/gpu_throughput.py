@@ -186,7 +186,13 @@ def megatron_loops(settings: MidTraining) -> dict[str, Any]:
         found[OURS] |= breakdown(step, model, optimizer, order)
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
             loops.bare(step, model, optimizer, order)
-    return {"modules": spec.modules().value, "loops": found, "kernels": kernels(profiler)}
+    largest = kernels(profiler)
+    return {
+        "modules": spec.modules().value,
+        "loops": found,
+        "kernels": largest,
+        "busy_share": busy(largest, found[BARE]),
+    }
 
 
 def build(settings: MidTraining) -> tuple[megatron.Model, Any]:
@@ -271,6 +277,11 @@ def kernels(profiler: profile) -> list[dict[str, Any]]:
     ]
 
 
+def busy(largest: Sequence[dict[str, Any]], bare: dict[str, Any]) -> float:
+    """Kernels' time of a step of the bare loop, as a share of it: the rest are gaps, and all that CUDA graphs could take away."""
+    return float(largest[0]["seconds"] / largest[0]["share"] / statistics.median(bare["step_seconds"]))
+
+
 def hugging_face(settings: MidTraining) -> dict[str, Any]:
     """The same batches through transformers' Llama, compiled, with torch's fused AdamW."""
     # Here, so that Megatron's rows need no transformers.
@@ -321,10 +332,13 @@ def _report(results: Sequence[dict[str, Any]]) -> None:
     for result in results:
         for line in _lines(result):
             print(line)
-    for result in measured[:1]:
-        print(f"\n{KERNELS} largest of a step ({result['model']}, {result['seq_length']}, {result['precision']}):\n")
+    for result in [result for result in measured if "kernels" in result][:1]:
+        about = f"{result['model']}, {result['seq_length']}, {result['precision']}"
+        print(
+            f"\n{KERNELS} largest of a step ({about}); all kernels take {result['busy_share']:.1%} of a step's time:\n"
+        )
         print("| share | ms | calls | kernel |\n|---|---|---|---|")
-        for kernel in result.get("kernels", ()):
+        for kernel in result["kernels"]:
             print(
                 f"| {kernel['share']:.1%} | {kernel['seconds'] * 1e3:.1f} | {kernel['calls']} | `{kernel['name'][:100]}` |"
             )

@@ -182,8 +182,11 @@ def is_finished(directory: Path, *, config: Any) -> bool:
     mark = read_mark(directory)
     if mark is None or _is_leftover(mark):
         return False
-    now = {name: _identify_again(source, done=mark["done"]) for name, source in mark["inputs"].items()}
-    asked = {"kind": mark["kind"], "config": to_dict(config), "inputs": now}
+    plain = to_dict(config)
+    changed = differences(mark["config"], plain)
+    moved = {old: new for _, old, new in changed if old and isinstance(old, str) and isinstance(new, str)}
+    now = {name: _identify_again(_at(source, moved), done=mark["done"]) for name, source in mark["inputs"].items()}
+    asked = {"kind": mark["kind"], "config": plain, "inputs": now}
     goes_on = _refuse_other(directory, mark, asked, config)
     return bool(mark["done"]) and not goes_on
 
@@ -222,6 +225,15 @@ def fingerprint(path: Path) -> str:
         raise ArtifactError(f"input {path} does not exist")
     outputs = finished(path)["outputs"] if (path / MARK).exists() else hash_tree(path)
     return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+
+
+def _at(source: Mapping[str, Any], moved: Mapping[str, str]) -> dict[str, Any]:
+    """An input where the config names it now, such as in a run that was moved."""
+    path = Path(source["path"])
+    for old, new in moved.items():
+        if path.is_relative_to(old):
+            return dict(source) | {"path": str(Path(new) / path.relative_to(old))}
+    return dict(source)
 
 
 def _identify_again(source: Mapping[str, Any], *, done: bool) -> dict[str, Any]:
@@ -492,10 +504,12 @@ def _refuse_other(directory: Path, found: Mapping[str, Any], asked: Mapping[str,
     """Whether the earlier run is the beginning of what is asked (`Continues`). Raises `ArtifactError` where it is another one."""
     state = "finished" if found["done"] else "started"
     ignored = at_run_time(config)
+    elsewhere = _hashed_paths(found, asked)
     changed = {
         path: (old, new)
         for path, old, new in differences(found["config"], asked["config"])
-        if not any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in ignored)
+        if (old, new) not in elsewhere
+        and not any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in ignored)
     }
     goes_on = bool(changed) and isinstance(config, Continues) and config.continues(changed)
     if changed and not goes_on:
@@ -513,6 +527,12 @@ def _refuse_other(directory: Path, found: Mapping[str, Any], asked: Mapping[str,
                 f"({(new or old)['path']}): {spell_input(old)} -> {spell_input(new)}; pass --force to redo it"
             )
     return goes_on
+
+
+def _hashed_paths(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where each input that is known by its hash was, and where it is now: another place alone makes no other stage."""
+    pairs = ((found["inputs"][name], source) for name, source in asked["inputs"].items() if name in found["inputs"])
+    return [(old["path"], new["path"]) for old, new in pairs if "sha256" in old and "sha256" in new]
 
 
 def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,16 @@ def conflicts(found: Mapping[str, str]) -> list[str]:
     return [*_megatron(found), *_transformer_engine(found), *_openrlhf(found), *_launcher(found), *_torchvision(found)]
 
 
+def tenant(found: Mapping[str, str]) -> str | None:
+    """Whose environment this is, where no other extra belongs; None for all others."""
+    if "nemo-run" in found:
+        return "NeMo-Run's (extra `launch`, docs/cluster.md)"
+    # Without DeepSpeed, OpenRLHF is there for its parser alone, which `make` installs beside the extra `cpu`.
+    if "openrlhf" in found and "deepspeed" in found:
+        return "OpenRLHF's (extra `rl`, docs/rl.md#openrlhf)"
+    return None
+
+
 def _megatron(found: Mapping[str, str]) -> list[str]:
     version = found.get("megatron-core", MEGATRON_CORE[0])
     if version in MEGATRON_CORE:

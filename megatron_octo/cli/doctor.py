@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from megatron_octo import units
+from megatron_octo import packages, units
 from megatron_octo.cli.options import AsJson, Nodes, On, Overrides
 from megatron_octo.errors import ConfigError
 from megatron_octo.launch import place, verbs
@@ -82,7 +82,7 @@ def _rl(
     if model is None or prompts is None:
         raise ConfigError(f"{recipe} is RL; name what it would run on: --model DIR --prompts FILE --eval-set NAME=FILE")
     spec = verbs.recipe(recipe, ReinforcementLearning, overrides)
-    health.require(verbs.RL_MODULES[spec.engine])
+    packages.require(verbs.RL_MODULES[spec.engine])
     job = verbs.rl_job(spec, model=model, prompts=prompts, eval_sets=eval_sets)
     return health.preflight(job, out, prompts=probe)
 

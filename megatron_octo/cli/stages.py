@@ -12,6 +12,9 @@ from megatron_octo.conversion.config import Conversion, Direction, ExportDtype
 from megatron_octo.curation.config import Curation
 from megatron_octo.errors import ConfigError
 from megatron_octo.launch import curation, local, place, verbs
+from megatron_octo.launch.preflight import checklist
+from megatron_octo.launch.preflight.checklist import Check
+from megatron_octo.launch.preflight.curation import examine
 from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.tokenization.config import EngineName, OnBadLine
 from megatron_octo.training.config import MidTraining, RunOptions
@@ -28,6 +31,10 @@ def curate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="processes; default: all cores here, one on a cluster")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="directory with the benchmarks' questions, <benchmark>.jsonl or .parquet; default: the hub"),
+    ] = None,
     on: On = "local",
     nodes: Nodes = None,
     dry_run: DryRun = False,
@@ -38,14 +45,28 @@ def curate(
     cores = local.available_cores() if here else None
     chosen = verbs.curation_recipe(recipe, overrides or [], inputs=tuple(input_ or ()), workers=workers or cores)
     if not isinstance(chosen, Curation):
+        if data is not None:
+            raise ConfigError(f"--data names benchmarks to look for, and a {type(chosen).__name__} looks for none")
         run_one(verbs.curate(chosen, out), on, nodes, dry_run, force)
         return
     chosen = curation.here(chosen) if here else chosen
+    chosen = curation.with_benchmarks(chosen, data) if data is not None else chosen
+    jobs = curation.jobs(chosen, out)
     if not dry_run:
-        curation.require_inputs(chosen, out)
-    run(curation.jobs(chosen, out), on, nodes, hold=out, out=out, dry=dry_run, force=force)
-    if here and not dry_run:
+        _require_checks(examine(chosen, jobs, out, place.find(on, directory=Path.cwd())))
+    run(jobs, on, nodes, hold=out, out=out, dry=dry_run, force=force)
+    if dry_run:
+        _require_checks(examine(chosen, jobs, out, place.find(on, directory=Path.cwd())))
+    elif here:
         typer.echo(f"corpus: {out / 'corpus' / 'data'}")
+
+
+def _require_checks(checks: list[Check]) -> None:
+    """Show them. Raises `ConfigError` where one fails."""
+    if checks:
+        typer.echo(checklist.table(checks), err=True)
+    if not checklist.passes(checks):
+        raise ConfigError("nothing was begun: mend what FAIL names, and run the same command again")
 
 
 def tokenize(

@@ -10,7 +10,7 @@ What later steps know about a document is in its metadata, under the names of Me
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from megatron_octo import artifacts
 from megatron_octo.curation.parts import OURS
+from megatron_octo.curation.raw.inputs import DUMP
 from megatron_octo.errors import ConfigError, CorpusError
 
 FOLDER = "documents"
@@ -29,7 +30,6 @@ REJECTS = "rejects"
 NO_YEAR = "unknown"
 #: 0.3 TB should not cost much to write; higher levels save a tenth at several times the time (guess).
 LEVEL = 3
-_DUMP = re.compile(r"CC-MAIN-(20\d\d)-\d\d")
 _DATE = re.compile(r"(20\d\d|19\d\d)\b")
 
 
@@ -42,7 +42,7 @@ def year_of(document: Document) -> str:
     """`2019` of a Common Crawl dump named in the metadata or id, else of a timestamp; `NO_YEAR` where none is told."""
     metadata = document.metadata
     for place in (metadata.get("dump"), metadata.get("cc-path"), metadata.get("cc_path"), document.id):
-        if found := _DUMP.search(str(place or "")):
+        if found := DUMP.search(str(place or "")):
             return found[1]
     for place in (metadata.get("year"), metadata.get("timestamp"), metadata.get("date")):
         if found := _DATE.match(str(place or "")):
@@ -71,6 +71,20 @@ def require_parts(stage: Path, parts: int) -> None:
         raise ConfigError(
             f"the documents in {stage} lie in {found} parts, and parts={parts} are asked for; give parts={found}"
         )
+
+
+def groups(found: Iterable[Document], *, characters: int, most: int | None = None) -> Iterator[list[Document]]:
+    """Documents in runs of about so many characters, and of `most` documents."""
+    group: list[Document] = []
+    size = 0
+    for document in found:
+        group.append(document)
+        size += len(document.text)
+        if size >= characters or len(group) == most:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 class Read(PipelineStep):  # type: ignore[misc]

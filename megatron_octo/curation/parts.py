@@ -15,6 +15,7 @@ import functools
 import io
 import json
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,11 @@ except ImportError as error:
 OURS = "octo"
 #: Between looks at how many parts are done.
 POLL_SECONDS = 0.5
+
+
+def say(message: str) -> None:
+    """To whoever watches a stage, and its log."""
+    print(message, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -4,16 +4,15 @@
 """
 
 import dataclasses
-import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from megatron_octo.curation.config import Curation, InParts, Publication
-from megatron_octo.errors import ConfigError, CorpusError
+from megatron_octo.errors import ConfigError
+from megatron_octo.evaluation import sources
 from megatron_octo.evaluation.config import Source
 from megatron_octo.launch.jobs import Job, stage
-from megatron_octo.tokenization import sources
 
 StepT = TypeVar("StepT", bound=InParts)
 #: What all steps have from the first.
@@ -31,20 +30,13 @@ def here(curation: Curation) -> Curation:
     return dataclasses.replace(curation, reading=dataclasses.replace(curation.reading, tasks=1, task=0))
 
 
-def require_inputs(curation: Curation, out: Path) -> None:
-    """Raises `CorpusError` where an input is missing or has the output in it, `ConfigError` for a file of a prompt or benchmark that is
-    not there."""
-    refinement = curation.refinement
-    named = [curation.annotation.prompt_file, refinement.prompt_file if refinement else None]
-    named += [source.file for source in curation.unique.benchmarks]
-    for file in named:
-        if file is not None and not file.is_file():
-            raise ConfigError(f"there is no file {file}; name one that exists")
-    if curation.web is None:
-        for path in curation.reading.inputs:
-            if not path.exists() and not glob.glob(str(path), recursive=True):
-                raise CorpusError(f"there is no input {path}; name files, directories or globs with --input")
-        sources.require_outside(curation.reading.inputs, out)
+def with_benchmarks(curation: Curation, directory: Path) -> Curation:
+    """The curation with its benchmarks' questions from files of a directory. Raises `CorpusError` that names those missing."""
+    names = [source.name for source in curation.unique.benchmarks]
+    if not names:
+        raise ConfigError(f"--data {directory} would have no effect: this recipe looks for no benchmarks of its own")
+    found = dataclasses.replace(curation.unique, benchmarks=tuple(sources.local(names, directory.absolute())))
+    return dataclasses.replace(curation, unique=found)
 
 
 def _jobs(curation: Curation, out: Path) -> Iterator[Job]:

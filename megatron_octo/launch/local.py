@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_octo import artifacts, units
+from megatron_octo import artifacts, packages, units
 from megatron_octo.errors import ArtifactError, ResourceError
+from megatron_octo.launch import training_environment
 from megatron_octo.launch.jobs import Job, StageFailedError, write_config
-from megatron_octo.launch.preflight import doctor
 from megatron_octo.process import (
     EXIT_HUNG,
     EXIT_INTERRUPTED,
@@ -60,6 +60,7 @@ def run(
         SystemExit: the only job refused what the user gave, and said so itself.
         ArtifactError: a stage directory was made with another config or inputs and `force` is not set; with it, such stages
             are redone and the others kept.
+        ConfigError: the environment would end a job's ranks.
     """
     cores = cores or available_cores()
     waiting, finished, running = list(jobs), set[str](), list[_Running]()
@@ -77,7 +78,8 @@ def run(
                 elif sum(other.job.ranks for other in running) + job.ranks <= max(cores, job.ranks):
                     waiting.remove(job)
                     alone = len(jobs) == 1
-                    doctor.require(job.module)
+                    packages.require(job.module)
+                    training_environment.require(job)
                     starting(job)
                     running.append(_Running(job, cores=cores, alone=alone, force=standings[job.name] is Standing.REDO))
             for one in [one for one in running if one.poll()]:
@@ -193,6 +195,9 @@ class _Running:
         self.started = time.monotonic()
         self.alone = alone
         self.owns_terminal = alone or job.ranks >= cores
+        self.for_gpus = training_environment.here(job)
+        if self.for_gpus:
+            _say(f"{job.name}: for its GPUs {' '.join(f'{name}={value}' for name, value in self.for_gpus.items())}")
         self.processes = [self._start(rank, port, force) for rank in range(job.ranks)]
         self.readers = [threading.Thread(target=self._relay, daemon=True)] if not self.owns_terminal else []
         for reader in self.readers:
@@ -200,7 +205,7 @@ class _Running:
 
     def _start(self, rank: int, port: int | None, force: bool) -> subprocess.Popen[str]:
         job = self.job
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = os.environ | self.for_gpus | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         if port is not None:
             environment |= {
                 "RANK": str(rank),

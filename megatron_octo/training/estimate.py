@@ -18,6 +18,7 @@ CHECKPOINT_BYTES = {Precision.FP32: 12, Precision.BF16: 14, Precision.FP8: 14}
 PEAK_BF16_FLOPS: dict[str, float] = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
+    "H200 NVL": 835e12,
     "GB200": 2500e12,
     "H100": 989.4e12,
     "H200": 989.4e12,

@@ -20,7 +20,7 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.tensor_parallel import layers
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
-from megatron.core.utils import get_batch_on_this_cp_rank
+from megatron.core.utils import get_batch_on_this_cp_rank, get_te_version, is_te_min_version
 from torch._C._distributed_c10d import Store
 from torch.distributed.distributed_c10d import _get_default_store
 
@@ -30,7 +30,7 @@ from megatron_octo.training import spec, torch_adam
 from megatron_octo.training.config import MidTraining, ModelConfig, Optimizer
 from megatron_octo.training.fusions import Fusions
 from megatron_octo.training.parallelism import Parallelism
-from megatron_octo.training.precision import Fp8, Fp8Recipe, Precision, why_no_fp8
+from megatron_octo.training.precision import FP8_TRANSFORMER_ENGINE, Fp8, Fp8Recipe, Precision, why_no_fp8
 from megatron_octo.training.recompute import Recompute, RecomputeGranularity
 
 #: Seconds a collective may wait before a lost rank is reported, where no watchdog looks earlier.
@@ -56,9 +56,10 @@ class Ranks:
 
 def device() -> torch.device:
     """The CUDA device of this local rank, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Where Slurm shows each task its own GPU alone, that is number 0 for all of them.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def initialize(parallelism: Parallelism, seed: int, *, timeout_seconds: float = COLLECTIVE_TIMEOUT_SECONDS) -> Ranks:
@@ -101,7 +102,7 @@ def _join(backend: str, timeout: timedelta) -> None:
 
 
 def require_precision(precision: Precision, fp8: Fp8) -> None:
-    """Raises `ConfigError` for fp8 without Transformer Engine, where Megatron-Core would train in bf16 and say nothing, or an older GPU."""
+    """Raises `ConfigError` for fp8 without Transformer Engine, where Megatron-Core would train in bf16 and say nothing, or too old a one, or GPU."""
     if precision is not Precision.FP8:
         return
     if not spec.uses_transformer_engine():
@@ -111,6 +112,12 @@ def require_precision(precision: Precision, fp8: Fp8) -> None:
         )
     if (why := why_no_fp8(fp8.recipe, torch.cuda.get_device_capability())) is not None:
         raise ConfigError(f"{why}; set precision=bf16")
+    least = FP8_TRANSFORMER_ENGINE.get(fp8.recipe)
+    if least is not None and not is_te_min_version(least):
+        raise ConfigError(
+            f"fp8.recipe {fp8.recipe.value} takes Transformer Engine {least} or newer, this process has {get_te_version()}; install that, or set "
+            f"fp8.recipe={Fp8Recipe.DELAYED.value}"
+        )
 
 
 def gpt_config(recipe: MidTraining) -> TransformerConfig:

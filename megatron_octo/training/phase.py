@@ -5,6 +5,7 @@ Rank 0 speaks and writes the metrics; every rank reads its own windows of the sh
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from megatron_octo import artifacts, process
 from megatron_octo.config import to_dict
 from megatron_octo.errors import ArtifactError
 from megatron_octo.shards import TOKENIZER_SHA256, Corpus
-from megatron_octo.training import announce, checkpoint, lineage, megatron
+from megatron_octo.training import announce, checkpoint, gpu_environment, lineage, megatron
 from megatron_octo.training.checkpoint import Progress
 from megatron_octo.training.config import MidTraining, OptimizerState, TrainingJob
 from megatron_octo.training.corpora import open_corpora, sample_orders
@@ -44,6 +45,7 @@ def run(job: TrainingJob, out: Path, force: bool) -> None:
     order, validation = sample_orders(job.recipe, corpora)
     job.recipe.num_microbatches(process.world_size())
     megatron.require_precision(job.recipe.precision, job.recipe.fp8)
+    gpu_environment.require_attention_is_free(os.environ)
     if job.init_checkpoint is not None:
         checkpoint.require_same_model(job.init_checkpoint, job.recipe.model)
     with _stage(job, out, force) as stage:

@@ -59,6 +59,9 @@ FP8_MULTIPLE = 16
 #: Least compute capability of a GPU: Ada is 8.9, Hopper 9.0.
 FP8_CAPABILITY = {Fp8Recipe.DELAYED: (8, 9), Fp8Recipe.TENSORWISE: (8, 9), Fp8Recipe.BLOCKWISE: (9, 0)}
 
+#: Least Transformer Engine (megatron-core 0.16.1, fp8_utils.py:551-586, which finds an older one in the first forward pass); any has delayed scaling.
+FP8_TRANSFORMER_ENGINE = {Fp8Recipe.TENSORWISE: "2.2.0", Fp8Recipe.BLOCKWISE: "2.3.0"}
+
 
 def why_no_fp8(recipe: Fp8Recipe, capability: tuple[int, int]) -> str | None:
     """What a GPU of this compute capability lacks; None where it can."""

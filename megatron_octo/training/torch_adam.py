@@ -1,12 +1,15 @@
-"""Mends for Megatron's distributed optimizer around torch's AdamW, which it uses where neither Transformer Engine nor Apex is.
+"""Mends for Megatron's optimizers around torch's AdamW, which they use where neither Transformer Engine nor Apex is.
 
-Four defects of megatron-core 0.16.1 (the first three found by comparing resumed with unbroken runs; the third is silent):
+Five defects of megatron-core 0.16.1 (the first three found by comparing resumed with unbroken runs; the third is silent, and so is a part of the fourth):
 
 1. loading, and saving, assert that the optimizer has taken a step, which a fresh one has not, nor one whose first steps were left out;
 2. loading asks the checkpoint for `step`, which is stored once per group and not per parameter (KeyError);
 3. after loading, all parameters share one `step` tensor, AdamW adds 1 to it per parameter, and its bias correction is wrong;
 4. loading puts the settings of the Adam that wrote the checkpoint in the place of this one's. By reading: Transformer Engine's looks for
-   `bias_correction` and an integer `step` in each group, and finds neither after torch's; torch's forgets that it was fused.
+   `bias_correction` and an integer `step` in each group, and finds neither after torch's; torch's forgets that it was fused. A branch with other
+   betas or epsilon than its parent would train with the parent's;
+5. an optimizer that is not distributed hands on `step` where the writing Adam had it: torch's with each parameter, where Transformer Engine's raises
+   KeyError, and Transformer Engine's with the group, where torch's does.
 """
 
 from collections.abc import Sequence
@@ -15,8 +18,8 @@ from typing import Any
 import torch
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-#: Settings of torch's AdamW that say how it computes, not what.
-HOW = ("capturable", "differentiable", "foreach", "fused")
+#: Settings that `megatron.set_learning_rate` writes before every step.
+SET_EACH_STEP = ("lr", "weight_decay")
 
 
 def fuse(optimizers: Sequence[Any]) -> None:
@@ -31,8 +34,9 @@ def fuse(optimizers: Sequence[Any]) -> None:
 
 
 def prepare_load(optimizers: Sequence[Any]) -> None:
-    """Mends 1 and 2; call on the optimizers before `sharded_state_dict(is_loading=True)`."""
+    """Mends 1, 2 and 5; call on the optimizers before `sharded_state_dict(is_loading=True)`."""
     for optimizer in optimizers:
+        optimizer.optimizer.register_load_state_dict_pre_hook(_place_steps)
         if not isinstance(optimizer.optimizer, torch.optim.AdamW):
             continue
         _fill_state(optimizer.optimizer)
@@ -58,12 +62,21 @@ def finish_load(optimizers: Sequence[Any]) -> None:
 
 
 def _restore_settings(adam: torch.optim.Optimizer) -> None:
-    """What is learned comes from the checkpoint, how it is computed from this optimizer."""
+    """The state comes from the checkpoint, what is done with it from this run's recipe and machine."""
     for group in adam.param_groups:
-        for name, value in adam.defaults.items():
-            group[name] = value if name in HOW else group.get(name, value)
+        group |= {name: value for name, value in adam.defaults.items() if name not in SET_EACH_STEP}
         if "step" in group:
             group["step"] = int(group["step"])
+
+
+def _place_steps(adam: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Torch's AdamW has the number of steps with each parameter, the others once per group."""
+    for group in saved["param_groups"]:
+        for state in (saved["state"][index] for index in group["params"] if saved["state"].get(index)):
+            if isinstance(adam, torch.optim.AdamW):
+                state.setdefault("step", torch.tensor(float(group.get("step", 0))))
+            elif "step" in state:
+                group["step"] = int(state.pop("step"))
 
 
 def _fill_state(adam: torch.optim.AdamW) -> None:

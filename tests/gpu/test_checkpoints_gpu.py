@@ -9,6 +9,7 @@ from runs import On
 
 from megatron_octo.conversion import run as conversion
 from megatron_octo.conversion.config import Conversion, Direction
+from megatron_octo.training.parallelism import Parallelism
 from megatron_octo.training.precision import Precision
 
 STEPS = 20
@@ -67,6 +68,27 @@ def test_a_run_of_the_gpu_goes_on_there(root: Path, trained: dict[On, Path], wri
     unbroken = runs.column(runs.train(written, root / f"whole-{written.name}", longer), "loss")
     losses = runs.column(runs.train(written, trained[written], longer), "loss")
     assert len(losses) == 2 * STEPS
+    np.testing.assert_allclose(losses, unbroken, rtol=RESUMED_TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distributed", [True, False])
+@pytest.mark.parametrize(
+    ("written", "goes_on"), [(On.GPU, On.TRANSFORMER_ENGINE), (On.TRANSFORMER_ENGINE, On.GPU)], ids=lambda on: on.name
+)
+def test_a_run_goes_on_with_the_other_adam(root: Path, written: On, goes_on: On, distributed: bool) -> None:
+    """Torch's and Transformer Engine's keep the number of steps and their settings in different places."""
+    runs.need(On.TRANSFORMER_ENGINE)
+    shorter, longer = (
+        runs.phase(
+            steps=steps, precision=Precision.BF16, parallelism=Parallelism(use_distributed_optimizer=distributed)
+        )
+        for steps in (STEPS, 2 * STEPS)
+    )
+    name = f"{written.name}-{distributed}"
+    unbroken = runs.column(runs.train(written, root / f"{name}-whole", longer), "loss")
+    run = runs.train(written, root / f"{name}-broken", shorter)
+    losses = runs.column(runs.train(goes_on, run, longer), "loss")
     np.testing.assert_allclose(losses, unbroken, rtol=RESUMED_TOLERANCE)
 
 

@@ -7,8 +7,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import model_api
+from model_api import Api
 
 MODEL = "echo"
 #: Longer than the client's patience in these tests.
@@ -50,18 +52,8 @@ class ChatFaultServer:
         class Handler(_Handler):
             faulty = self
 
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 256
-
-            def handle_error(self, *_: object) -> None:
-                """A client that is gone is part of the plan."""
-
-        with Server(("127.0.0.1", 0), Handler) as server:
-            self.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+        with model_api.serving(Handler) as self.url:
             yield self
-            server.shutdown()
 
     def arrived(self, request: dict[str, Any]) -> str | None:
         """Notes a request and says what is to go wrong with it."""
@@ -78,27 +70,23 @@ class ChatFaultServer:
             self.delivered[prompt] += 1
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Api):
     faulty: ChatFaultServer
-    protocol_version = "HTTP/1.1"
-    wbufsize = 1 << 16
-
-    def do_GET(self) -> None:
-        self._send(200, json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).encode())
+    model = MODEL
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = self.read()
         prompt = request["messages"][0]["content"]
         fault = self.faulty.arrived(request)
         time.sleep(self.faulty.seconds)
         if self.faulty.status != 200:
-            self._send(self.faulty.status, b'{"error": {"message": "as told"}}')
+            self.send_error_of(self.faulty.status, "as told")
         elif fault is not None:
             self._fail(fault, prompt)
         elif prompt.startswith("too long"):
-            self._send(400, b'{"error": {"message": "the prompt is too long"}}')
+            self.send_error_of(400, "the prompt is too long")
         else:
-            self._send(200, _completion(prompt))
+            self.send(200, _completion(prompt))
             self.faulty.left(prompt)
 
     def _fail(self, fault: str, prompt: str) -> None:
@@ -108,25 +96,13 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("hang", "cut"):
             self.close_connection = True
         elif fault == "cut body":
-            self._send(200, whole, sent=len(whole) // 2)
+            self.send(200, whole, cut=True)
         elif fault == "truncated":
-            self._send(200, whole[: len(whole) // 2])
+            self.send(200, whole[: len(whole) // 2])
         elif fault in STATUSES:
-            self._send(STATUSES[fault], b'{"error": {"message": "as told"}}')
+            self.send_error_of(STATUSES[fault], "as told")
         else:
-            self._send(200, GARBAGE[fault])
-
-    def _send(self, status: int, body: bytes, *, sent: int | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[:sent])
-        self.wfile.flush()
-        self.close_connection = self.close_connection or sent is not None
-
-    def log_message(self, *_: object) -> None:
-        """Not a word."""
+            self.send(200, GARBAGE[fault])
 
 
 def _completion(prompt: str) -> bytes:

@@ -5,8 +5,9 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+import model_api
+from model_api import Api
 
 from megatron_octo.curation.language_model import stand_in
 
@@ -26,12 +27,8 @@ class ChatServer:
         class Handler(_Handler):
             chat = self
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            server.daemon_threads = True
-            self.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+        with model_api.serving(Handler) as self.url:
             yield self
-            server.shutdown()
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
@@ -51,34 +48,15 @@ class ChatServer:
             self.delivered[question] += 1
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Api):
     chat: ChatServer
-    protocol_version = "HTTP/1.1"
-    # An answer in two packets would wait 40 ms for the first one's acknowledgement.
-    wbufsize = -1
-    disable_nagle_algorithm = True
-
-    def do_GET(self) -> None:
-        self._send({"object": "list", "data": [{"id": stand_in.MODEL, "object": "model"}]})
+    model = stand_in.MODEL
 
     def do_POST(self) -> None:
-        question = self.rfile.read(int(self.headers["Content-Length"]))
-        asked = json.loads(question)
+        asked = self.read()
         answer = stand_in.completion(asked)
         if not self.chat.may_answer():
             self.close_connection = True
             return
-        self._send(answer)
+        self.send(200, answer)
         self.chat.note(json.dumps(asked, sort_keys=True))
-
-    def _send(self, data: dict[str, Any]) -> None:
-        body = json.dumps(data).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-        self.wfile.flush()
-
-    def log_message(self, *_: object) -> None:
-        """Not a word."""

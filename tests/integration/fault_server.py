@@ -1,12 +1,13 @@
 """A fault injector: a completions server of one model, `echo`, that answers with the prompt's last word, or as badly as told."""
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import model_api
+from model_api import Api
 
 #: Instead of an answer: an HTTP status, or the connection cut before (`CUT`) or within (`CUT_BODY`) one.
 CUT, CUT_BODY = "cut", "cut body"
@@ -32,30 +33,27 @@ class FaultServer:
         class Handler(_Handler):
             faults = self
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            server.daemon_threads = True
-            self.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+        with model_api.serving(Handler) as self.url:
             yield self
-            server.shutdown()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Api):
     faults: FaultServer
-    protocol_version = "HTTP/1.1"
+    model = "echo"
 
     def do_GET(self) -> None:
         if not self.path.startswith("/v1/"):
-            self._send(200, b"<html>It works!</html>", "text/html")
+            self.send(200, b"<html>It works!</html>", kind="text/html")
             return
         self.faults.keys.add(self.headers.get("Authorization"))
-        status = self.faults.models_status
-        models = {"object": "list", "data": [{"id": "echo", "object": "model"}]}
-        self._answer(status, models if status == 200 else _error(status))
+        if self.faults.models_status == 200:
+            super().do_GET()
+        else:
+            self._fail(self.faults.models_status)
 
     def do_POST(self) -> None:
         faults = self.faults
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = self.read()
         with faults.lock:
             fault = faults.fault(len(faults.asked))
             faults.asked.append(asked)
@@ -67,27 +65,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == CUT:
             self.close_connection = True
         elif isinstance(fault, int):
-            self._answer(fault, _error(fault))
+            self._fail(fault)
         else:
-            self._answer(200, _completion(asked), cut=fault == CUT_BODY)
+            self.send(200, _completion(asked), cut=fault == CUT_BODY)
 
-    def _answer(self, status: int, data: dict[str, Any], *, cut: bool = False) -> None:
-        self.close_connection = self.close_connection or cut
-        self._send(status, json.dumps(data).encode(), "application/json", cut=cut)
-
-    def _send(self, status: int, body: bytes, kind: str, *, cut: bool = False) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if cut else body)
-
-    def log_message(self, *_: object) -> None:
-        """Not a word."""
-
-
-def _error(status: int) -> dict[str, Any]:
-    return {"error": {"message": f"told to say {status}"}}
+    def _fail(self, status: int) -> None:
+        self.send_error_of(status, f"told to say {status}")
 
 
 def _completion(asked: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,14 @@ without one it comes back without its lines `Menu`, behind a preamble and in a c
 """
 
 import contextlib
-import json
 import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import model_api
+from model_api import Api
 
 from megatron_octo.curation.language_model.answers import Question
 from megatron_octo.servers import Server
@@ -44,17 +45,10 @@ class RewritingServer:
         class Handler(_Handler):
             ours = self
 
-        class Listener(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 256
-
-        with Listener(("127.0.0.1", 0), Handler) as listener:
-            url = f"http://127.0.0.1:{listener.server_address[1]}/v1"
+        with model_api.serving(Handler) as url:
             self.server = Server(url=url, model=MODEL, concurrency=concurrency)
-            threading.Thread(target=listener.serve_forever, daemon=True).start()
             yield self
             self.allow(None)
-            listener.shutdown()
 
     def allow(self, answers: int | None) -> None:
         """So many answers from now on; None for any number."""
@@ -71,16 +65,12 @@ class RewritingServer:
         return self.most_answers is not None and self.given.total() >= self.most_answers
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Api):
     ours: RewritingServer
-    protocol_version = "HTTP/1.1"
-    wbufsize = 1 << 16
-
-    def do_GET(self) -> None:
-        self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+    model = MODEL
 
     def do_POST(self) -> None:
-        ours, asked = self.ours, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        ours, asked = self.ours, self.read()
         question = _question(asked)
         with ours.changed:
             ours.asked[question.key()] += 1
@@ -93,27 +83,15 @@ class _Handler(BaseHTTPRequestHandler):
             ours.changed.notify_all()
         text, finish_reason = rewritten(_shown(question.prompt), question.attempt)
         if finish_reason is None:
-            self._send(400, {"error": {"message": "this model's maximum context length is 7 tokens"}})
+            self.send_error_of(400, "this model's maximum context length is 7 tokens")
             return
         message = {"role": "assistant", "content": text}
         usage = {"prompt_tokens": len(question.prompt.split()), "completion_tokens": len(text.split())}
         choice = {"index": 0, "message": message, "finish_reason": finish_reason}
-        self._send(
+        self.send(
             200,
             {"id": "r", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice], "usage": usage},
         )
-
-    def _send(self, status: int, data: dict[str, Any]) -> None:
-        body = json.dumps(data).encode()
-        with contextlib.suppress(ConnectionError):  # who asked was killed
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Not a word."""
 
 
 def rewritten(text: str, attempt: int) -> tuple[str, str | None]:

@@ -23,7 +23,8 @@ class Settings:
 def run(config, out, force):
     signal.signal(signal.SIGTERM, lambda *_: save(config.saving_seconds, out))
     out.mkdir(exist_ok=True)
-    (out / f"started{os.environ['RANK']}").write_text(str(os.getpid()))
+    (out / f"starting{os.environ['RANK']}").write_text(str(os.getpid()))
+    (out / f"starting{os.environ['RANK']}").rename(out / f"started{os.environ['RANK']}")
     while True:
         time.sleep(0.01)
 

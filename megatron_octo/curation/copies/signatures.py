@@ -16,7 +16,6 @@ much on the disk. datatrove's own step, with words from spaCy and a Python call 
 
 import io
 import string
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -30,6 +29,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from megatron_octo import artifacts, ngrams
+from megatron_octo.curation.documents import groups
 from megatron_octo.curation.parts import OURS
 from megatron_octo.errors import CorpusError
 
@@ -96,20 +96,6 @@ def digest(text: str) -> bytes:
     return blake2b(text.encode().translate(None, WHITE_SPACE), digest_size=DIGEST_BYTES).digest()
 
 
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents, about `BATCH_CHARACTERS` of text at a time."""
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
 class Sign(PipelineStep):  # type: ignore[misc]
     """Last step: signatures of the documents of a part."""
 
@@ -123,7 +109,7 @@ class Sign(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         part = _Part(self.hashing)
-        for batch in batches(data or ()):
+        for batch in groups(data or (), characters=BATCH_CHARACTERS):
             part.add(batch)
             self.stat_update("documents", value=len(batch), unit="batch")
         for folder, array in part.arrays().items():

@@ -10,7 +10,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from megatron_octo.curation import documents
-from megatron_octo.curation.copies.signatures import batches
+from megatron_octo.curation.copies.signatures import BATCH_CHARACTERS
 from megatron_octo.curation.parts import OURS
 from megatron_octo.errors import CorpusError
 from megatron_octo.ngrams import Index
@@ -90,7 +90,7 @@ class Benchmarks(BaseFilter):  # type: ignore[misc]
     def _marked(self, data: DocumentsPipeline) -> Iterator[Document]:
         of_questions = [(name, question) for name, questions in self.asked.items() for question in questions]
         index = Index([question for _, question in of_questions], ngram=self.ngram)
-        for batch in batches(data):
+        for batch in documents.groups(data, characters=BATCH_CHARACTERS):
             for document in batch:
                 document.metadata.pop(QUESTIONS, None)
             for match in index.find([document.text for document in batch]):

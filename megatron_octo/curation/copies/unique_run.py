@@ -4,7 +4,6 @@ What is dropped lies in OUT/rejects/duplicates, with the id of the document that
 OUT/rejects/benchmarks, with question and shared words in `metadata.benchmark_questions`.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,18 +45,16 @@ def _asked(asked: Mapping[str, Sequence[str]], ngram: int) -> dict[str, int]:
     """Counts, with a zero for each benchmark that may be found; says what is not looked for."""
     short = too_short(asked, ngram=ngram)
     if not asked:
-        _say("no benchmarks are given: documents that hold their questions stay, and scores on them will mean little")
+        parts.say(
+            "unique: no benchmarks are given: documents that hold their questions stay, and scores on them will mean little"
+        )
     if short:
-        _say(f"{short:,} questions have too few words to be told from other text, and are not looked for")
+        parts.say(f"unique: {short:,} questions have too few words to be told from other text, and are not looked for")
     counts = {f"{Benchmarks.name}_questions_{name}": len(questions) for name, questions in asked.items()}
     dropped = {f"{Benchmarks.name}_dropped_{reason_of(name)}": 0 for name in asked}
     return (
         {f"{Benchmarks.name}_questions": sum(counts.values()), f"{Benchmarks.name}_too_short": short} | counts | dropped
     )
-
-
-def _say(what: str) -> None:
-    print(f"unique: {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ OUT/logs/files.json keeps the list, so that a later try deals the same files.
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 from megatron_octo import artifacts, process, units
@@ -17,8 +16,9 @@ from megatron_octo.curation.config import Importing, Published
 from megatron_octo.curation.data_sets import importing, published
 from megatron_octo.curation.data_sets.importing import File, Import
 from megatron_octo.curation.raw import inputs
-from megatron_octo.errors import ArtifactError, CorpusError, listed
+from megatron_octo.errors import CorpusError
 
+#: In the stage's logs: the hub's files, of one commit.
 LISTING = "files.json"
 
 
@@ -31,29 +31,16 @@ def run(config: Importing, out: Path, force: bool) -> None:
     with parts.opened(out, kind="import", config=config, inputs={}, raw_inputs=raw_inputs, force=force) as stage:
         if stage.done:
             return
-        listing = stage.logs / LISTING
-        files = _unchanged(local, listing) if local else _on_hub(config.corpus, listing)
-        _say(_decided(config, files))
+        if local:
+            inputs.require_unchanged(list(raw_inputs.values()), stage.logs / inputs.DEALT)
+        files = local or _on_hub(config.corpus, stage.logs / LISTING)
+        parts.say(_decided(config, files))
         shares = [
             [files[index] for index in hand] for hand in inputs.dealt([file.bytes for file in files], config.parts)
         ]
         parts.make(stage, config, [Import(config.corpus, shares, config.limit), documents.Write(out)])
     if stage.complete and not stage.counts.get("kept_documents"):
-        _say(f"warning: no document is left; the counts in {out / artifacts.MARK} say why")
-
-
-def _unchanged(files: list[File], listing: Path) -> list[File]:
-    """These files, if they are those of the first try. Raises `ArtifactError`."""
-    now = [dataclasses.asdict(file) | {"modified_ns": Path(file.path).stat().st_mtime_ns} for file in files]
-    if not listing.exists():
-        artifacts.write_json(listing, now)
-    before = json.loads(listing.read_text())
-    changed = {file["path"] for file in [*before, *now] if file not in before or file not in now}
-    if changed:
-        raise ArtifactError(
-            f"{listed(sorted(changed))} changed since the first try, of which some parts may be made; pass --force to begin anew"
-        )
-    return files
+        parts.say(f"warning: no document is left; the counts in {out / artifacts.MARK} say why")
 
 
 def _on_hub(corpus: Published, listing: Path) -> list[File]:
@@ -71,10 +58,6 @@ def _decided(config: Importing, files: list[File]) -> str:
         f"import {config.corpus.value}: {units.counted(len(files), 'file')}{place}, {size}, in {units.counted(config.parts, 'part')}"
         + (f", {idle:,} of which stay empty: a file is never cut" if idle else "")
     )
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

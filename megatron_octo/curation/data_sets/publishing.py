@@ -3,7 +3,7 @@
 One file per part, the same bytes whoever writes it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from megatron_octo import artifacts
-from megatron_octo.curation.documents import NO_YEAR, year_of
+from megatron_octo.curation.documents import NO_YEAR, groups, year_of
 from megatron_octo.curation.parts import OURS
 from megatron_octo.units import MIB
 
@@ -62,7 +62,7 @@ class Publish(PipelineStep):  # type: ignore[misc]
             temporary, SCHEMA, compression="zstd", compression_level=LEVEL, use_dictionary=REPEATED,
             write_statistics=list(COLUMNS),
         ) as writer:  # fmt: skip
-            for group in groups(data or ()):
+            for group in groups(data or (), characters=GROUP_CHARACTERS, most=GROUP_ROWS):
                 rows = [row_of(document) for document in group]
                 writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, SCHEMA))
                 for document, row in zip(group, rows, strict=True):
@@ -77,20 +77,6 @@ class Publish(PipelineStep):  # type: ignore[misc]
 def file_of(stage: Path, part: int) -> Path:
     """Where a part's rows are."""
     return stage / FOLDER / f"part-{part:05d}.parquet"
-
-
-def groups(documents: DocumentsPipeline) -> Iterator[list[Document]]:
-    """Documents in row groups."""
-    group: list[Document] = []
-    characters = 0
-    for document in documents:
-        group.append(document)
-        characters += len(document.text)
-        if characters >= GROUP_CHARACTERS or len(group) == GROUP_ROWS:
-            yield group
-            group, characters = [], 0
-    if group:
-        yield group
 
 
 def row_of(document: Document) -> dict[str, Any]:

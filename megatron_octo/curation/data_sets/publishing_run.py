@@ -5,7 +5,6 @@ megatron-octo tokenize my_corpus --input OUT/data --tokenizer ... --out ...
 """
 
 import os
-import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,10 +46,9 @@ def _say_what_does_not_fit(counts: Mapping[str, Any]) -> None:
     for name, number in counts.items():
         if name.startswith(beginning):
             column = name.removeprefix(beginning)
-            print(
-                f"warning: {units.counted(number, 'document')} with a {column} that is no {publishing.COLUMNS[column]}; null in its place",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            parts.say(
+                f"warning: {units.counted(number, 'document')} with a {column} that is no {publishing.COLUMNS[column]}; null in its place"
+            )
 
 
 def _step(stage: Path) -> card.Step:

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from megatron_octo import process, server_client
 from megatron_octo.curation.config import LanguageModel
+from megatron_octo.curation.language_model import stand_in
 from megatron_octo.errors import ConfigError, ResourceError
 from megatron_octo.servers import Server
 
 #: Requests under way to a server that we start. vLLM's own default for what it runs together is between 256 and 1,024, by GPU.
 VLLM_CONCURRENCY = 256
 STAND_IN_CONCURRENCY = 32
-STAND_IN = "stand-in"
 #: A 70B model from a slow disk, and its compilation (guess).
 START_SECONDS = 3600.0
 POLL_SECONDS = 0.1
@@ -82,7 +82,7 @@ def _stand_in() -> Iterator[Server]:
         command = [
             sys.executable,
             "-m",
-            "megatron_octo.curation.language_model.stand_in",
+            stand_in.__name__,
             "--port",
             "0",
             "--url-file",
@@ -92,7 +92,7 @@ def _stand_in() -> Iterator[Server]:
             while not address.exists():
                 _require_alive(child, log)
                 time.sleep(POLL_SECONDS)
-            yield Server(url=address.read_text(), model=STAND_IN, concurrency=STAND_IN_CONCURRENCY)
+            yield Server(url=address.read_text(), model=stand_in.MODEL, concurrency=STAND_IN_CONCURRENCY)
 
 
 @contextlib.contextmanager

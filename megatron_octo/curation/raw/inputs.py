@@ -5,18 +5,23 @@ A file is read by one part, from its beginning to its end: damage then costs the
 
 import glob
 import heapq
+import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_octo.errors import CorpusError
+from megatron_octo import artifacts
+from megatron_octo.errors import ArtifactError, CorpusError, listed
 from megatron_octo.tokenization import sources
 from megatron_octo.tokenization.sources import Kind
 
 ARCHIVE_ENDINGS = (".warc", ".warc.gz")
+#: In a stage's logs: the files as they were when they were dealt to the parts.
+DEALT = "inputs.json"
 ALLOWED = ".jsonl, .json, .ndjson, the same with .gz or .zst, .parquet, .warc and .warc.gz"
-_DUMP = re.compile(r"CC-MAIN-20\d\d-\d\d")
+#: What Common Crawl calls its dumps; the group is the year.
+DUMP = re.compile(r"CC-MAIN-(20\d\d)-\d\d")
 
 
 def is_archive(file: Path) -> bool:
@@ -67,15 +72,34 @@ def labels(files: Sequence[Path]) -> list[str]:
     return [os.path.relpath(file.absolute(), above) for file in files]
 
 
+def require_unchanged(files: Sequence[Path], listing: Path) -> None:
+    """Parts made by an earlier try, or another task, must have been dealt the same files.
+
+    Args:
+        listing: the files as the first try found them; written by it.
+
+    Raises `ArtifactError`.
+    """
+    now = [[str(file), found.st_size, found.st_mtime_ns] for file in files for found in [file.stat()]]
+    before = json.loads(listing.read_text()) if listing.exists() else now
+    changed = {name for name, *_ in (entry for entry in [*before, *now] if entry not in before or entry not in now)}
+    if changed:
+        raise ArtifactError(
+            f"{listed(sorted(changed))} changed since the first try, of which some parts may be made; pass --force to begin anew, or "
+            "name another directory"
+        )
+    artifacts.write_json(listing, now)
+
+
 def dump_of(file: Path) -> str | None:
     """`CC-MAIN-2019-13` of a path that names Common Crawl's dump."""
-    found = _DUMP.search(str(file))
+    found = DUMP.search(str(file))
     return found[0] if found else None
 
 
 def path_in_crawl(file: Path) -> str | None:
     """The path from the dump's name on, as Common Crawl and MegaMath's `cc-path` have it."""
-    found = _DUMP.search(str(file))
+    found = DUMP.search(str(file))
     return str(file)[found.start() :] if found else None
 
 

@@ -4,15 +4,13 @@ Rows and web pages are read, pages become text with their formulas as LaTeX, the
 text is kept aside; of a damaged file, what came before the damage is kept. Neither stops the stage; it says at the end what it met.
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
-from megatron_octo import artifacts, process, units
+from megatron_octo import process, units
 from megatron_octo.curation import documents, parts
 from megatron_octo.curation.config import Reading
 from megatron_octo.curation.languages import Identifier, InLanguage
@@ -20,10 +18,6 @@ from megatron_octo.curation.raw import inputs
 from megatron_octo.curation.raw.extraction import Extract
 from megatron_octo.curation.raw.quality import OfQuality
 from megatron_octo.curation.raw.reading import BAD_ROW, RawFile, ReadRaw
-from megatron_octo.errors import ArtifactError, listed
-
-#: In the stage's logs: the files as they were when they were dealt to the parts.
-DEALT = "inputs.json"
 
 
 def run(config: Reading, out: Path, force: bool) -> None:
@@ -34,8 +28,8 @@ def run(config: Reading, out: Path, force: bool) -> None:
     ) as stage:
         if stage.done:
             return
-        _require_unchanged(stage, files)
-        _say(_decided(config, files))
+        inputs.require_unchanged(files, stage.logs / inputs.DEALT)
+        parts.say(_decided(config, files))
         parts.make(stage, config, pipeline(config, files, out))
     if stage.complete:
         _say_what_was_met(stage.counts, out)
@@ -72,22 +66,6 @@ def _models(config: Reading) -> dict[str, Path]:
     return {"language_model": config.language.model}
 
 
-def _require_unchanged(stage: artifacts.Stage, files: Sequence[Path]) -> None:
-    """Parts made by an earlier try, or another task, must have been dealt the same files.
-
-    Raises `ArtifactError`.
-    """
-    now = [[str(file), found.st_size, found.st_mtime_ns] for file in files for found in [file.stat()]]
-    mark = stage.logs / DEALT
-    if mark.exists() and (before := json.loads(mark.read_text())) != now:
-        changed = {name for name, *_ in (entry for entry in [*before, *now] if entry not in before or entry not in now)}
-        raise ArtifactError(
-            f"inputs of {stage.directory} changed since it was begun: {listed(sorted(changed))}; pass --force to begin anew, or name "
-            "another directory"
-        )
-    artifacts.write_json(mark, now)
-
-
 def _decided(config: Reading, files: Sequence[Path]) -> str:
     size = units.bytes_(sum(file.stat().st_size for file in files))
     said = f"read {units.counted(len(files), 'file')}, {size}, in {units.counted(config.parts, 'part')}"
@@ -102,13 +80,9 @@ def _decided(config: Reading, files: Sequence[Path]) -> str:
 def _say_what_was_met(counts: dict[str, Any], out: Path) -> None:
     for what, noun in ((f"dropped_{BAD_ROW}", "bad row"), ("damaged_files", "damaged file")):
         if number := counts.get(f"{ReadRaw.name}_{what}", 0):
-            _say(f"warning: {units.counted(number, noun)}; see {out / documents.REJECTS / ReadRaw.name}")
+            parts.say(f"warning: {units.counted(number, noun)}; see {out / documents.REJECTS / ReadRaw.name}")
     if not counts.get("kept_documents"):
-        _say(f"warning: no document is left; {out / documents.REJECTS} has what was dropped, and why")
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+        parts.say(f"warning: no document is left; {out / documents.REJECTS} has what was dropped, and why")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ time: guards and chunks cost some 3 ms per document of 12,000 characters.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from megatron_octo import artifacts, process, units
@@ -48,7 +47,7 @@ def _say_costs(config: Refinement, folder: Path) -> None:
     # By their size: to count their tokens is to read them all, and there may be terabytes.
     answered = sum(file.stat().st_size for file in folder.glob("*.jsonl"))
     already = f"; {units.bytes_(answered)} of answers are there already" if answered else ""
-    print(f"refine: {costs.spell(estimate, config.model)}{already}", file=sys.stderr, flush=True)
+    parts.say(f"refine: {costs.spell(estimate, config.model)}{already}")
 
 
 def _shared(server: Server, workers: int) -> Server:

@@ -7,7 +7,6 @@ those without a score, with the reason. Answers are kept in OUT/logs/answers: a 
 import contextlib
 import functools
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -17,7 +16,7 @@ from typing import Any, TextIO
 from datatrove.data import Document
 
 from megatron_octo import artifacts, process, progress
-from megatron_octo.curation import documents
+from megatron_octo.curation import documents, parts
 from megatron_octo.curation.config import Annotation
 from megatron_octo.curation.language_model import asking, costs, model_server, prompts
 from megatron_octo.curation.language_model.budget import BudgetSpent
@@ -72,7 +71,7 @@ def _counted(
 
 def _say_costs(config: Annotation, counts: dict[str, int]) -> None:
     estimate = costs.annotation(config, documents=counts["kept_documents"], characters=counts["kept_characters"])
-    print(f"annotate: {costs.spell(estimate, config.model)}", file=sys.stderr, flush=True)
+    parts.say(f"annotate: {costs.spell(estimate, config.model)}")
 
 
 def _pages(config: Annotation, places: Sequence[Place]) -> Iterator[Shown]:

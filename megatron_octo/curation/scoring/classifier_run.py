@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_octo import artifacts, process, progress
+from megatron_octo.curation import parts
 from megatron_octo.curation.config import Classifier
 from megatron_octo.curation.scoring import classifier, curves, normalising
 from megatron_octo.curation.scoring.classifier import Example, Scorer
@@ -50,7 +51,7 @@ def _train(config: Classifier, file: Path, trained: Sequence[Example], out: Path
         prepared = normalising.preparing(normalise=config.normalise)
         for example, text in _shown("classifier: prepare", file, trained):
             stream.write(classifier.label(example) + b" " + prepared(text) + b"\n")
-    print(f"classifier: training on {len(trained):,} documents, {config.epochs} epochs", file=sys.stderr, flush=True)
+    parts.say(f"classifier: training on {len(trained):,} documents, {config.epochs} epochs")
     model = classifier.train(config, lines, verbose=sys.stderr.isatty())
     classifier.save_small(model, out / classifier.MODEL)
     lines.unlink()
@@ -72,11 +73,10 @@ def _report(measured: HeldOut, threshold: float, out: Path) -> None:
 
 def _at_threshold(measured: HeldOut, threshold: float) -> dict[str, float | None]:
     at = curves.point(curves.ALL, measured.scores, measured.labels, threshold)
-    print(
+    parts.say(
         f"classifier: at threshold {threshold:g} precision {at.precision}, recall {at.recall}, {at.kept_share:.1%} kept of "
-        f"{at.documents:,} held-out documents; {THRESHOLDS} has the other thresholds and each year",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+        f"{at.documents:,} held-out documents; {THRESHOLDS} has the other thresholds and each year"
+    )
     return {
         "held_out_documents": at.documents, "held_out_positives": at.positives, "held_out_precision": at.precision,
         "held_out_recall": at.recall, "held_out_kept_share": at.kept_share,
@@ -87,11 +87,10 @@ def _warn_of_little_learned(measured: HeldOut) -> None:
     """A few hundred documents in a few epochs leave all scores at 0.5, on one side of the threshold."""
     low, high = np.quantile(measured.scores, (0.1, 0.9))
     if high - low < LITTLE:
-        print(
+        parts.say(
             f"warning: most held-out documents score between {low:.3f} and {high:.3f}, so a threshold tells little; raise lr "
-            "(such as 0.5) and epochs (such as 10), or annotate a larger sample",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            "(such as 0.5) and epochs (such as 10), or annotate a larger sample"
+        )
 
 
 def _shown(what: str, file: Path, among: Sequence[Example]) -> Iterator[tuple[Example, str]]:

@@ -2,7 +2,7 @@
 
 from megatron_octo.launch.explain.columns import Row, hours, percent, rows, section
 from megatron_octo.recipes import corpora
-from megatron_octo.training import estimate, schedule
+from megatron_octo.training import estimate, gpu_environment, schedule
 from megatron_octo.training.activations import Modules
 from megatron_octo.training.blend import Share
 from megatron_octo.training.config import MidTraining, OptimizerState
@@ -39,6 +39,7 @@ def mid_training(config: MidTraining, nodes: int, gpus_per_node: int, throughput
             f"layout: {counted(nodes, 'node')} x {counted(gpus_per_node, 'GPU')} = {counted(world_size, 'rank')}",
             rows(_layout_rows(config, world_size)),
         ),
+        section("environment on GPUs, where nothing else is set", _environment_lines(config.parallelism, world_size)),
         section("time", rows(_time_rows(config, world_size, throughput))),
     ]
 
@@ -226,6 +227,18 @@ def _memory_rows(config: MidTraining, fullest: Memory, replicas: int) -> list[Ro
         ),
         ("together per GPU", f"{bytes_(fullest.total)}, without CUDA, NCCL and fragments"),
     ]
+
+
+def _environment_lines(layout: Parallelism, world_size: int) -> list[str]:
+    return [
+        line
+        for each in gpu_environment.variables(layout, ranks=world_size)
+        for line in (f"{each.name}={each.value}{_on_blackwell(each)}", f"  {each.why}")
+    ]
+
+
+def _on_blackwell(variable: gpu_environment.Variable) -> str:
+    return f", on Blackwell {variable.on_blackwell}" if variable.on_blackwell is not None else ""
 
 
 def _time_rows(config: MidTraining, world_size: int, throughput: float | None) -> list[Row]:

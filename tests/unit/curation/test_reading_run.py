@@ -115,8 +115,22 @@ def test_inputs_that_change_on_the_way_are_refused(tmp_path: Path, capsys: pytes
     mark = tmp_path / "out" / artifacts.MARK
     artifacts.write_json(mark, json.loads(mark.read_text()) | {"done": False})  # as a kill leaves it
     os.utime(file, ns=(1, 1))
-    with pytest.raises(ArtifactError, match=r"changed since it was begun: .*a\.jsonl"):
+    with pytest.raises(ArtifactError, match=r"a\.jsonl changed since the first try"):
         reading_run.run(config, tmp_path / "out", False)
+
+
+def test_raw_files_may_move_when_they_are_read(tmp_path: Path) -> None:
+    """Their sizes and times tell whether they are the same."""
+    (tmp_path / "here").mkdir()
+    raw_corpora.write(tmp_path / "here" / "a.jsonl", [{"text": raw_corpora.prose(1)}])
+    out = tmp_path / "out"
+    reading_run.run(Reading(inputs=(tmp_path / "here",), parts=1), out, False)
+    moved = (tmp_path / "here").rename(tmp_path / "there")
+    assert artifacts.is_finished(out, config=Reading(inputs=(moved,), parts=1))
+    reading_run.run(Reading(inputs=(moved,), parts=1), out, False)
+    os.utime(moved / "a.jsonl", ns=(1, 1))
+    with pytest.raises(ArtifactError, match="with another input 'file_0'"):
+        reading_run.run(Reading(inputs=(moved,), parts=1), out, False)
 
 
 def test_a_file_that_is_no_language_model_is_said_before_anything_is_read(tmp_path: Path) -> None:

@@ -43,8 +43,9 @@ def test_bash_can_read_all_three_files(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_finds_nothing_in_ours(tmp_path: Path) -> None:
-    one, place = BATCHES["rl-containers"]
+@pytest.mark.parametrize("name", ["rl-containers", "llama31_8b-8-plain"])
+def test_shellcheck_finds_nothing_in_ours(name: str, tmp_path: Path) -> None:
+    one, place = BATCHES[name]
     (tmp_path / "setup.sh").write_text(scripts.setup_script(one, place))
     (tmp_path / "rank.sh").write_text(scripts.rank_script(one, place))
     found = subprocess.run(

@@ -117,22 +117,20 @@ def test_what_cannot_be_curated(name: str, inputs: tuple[Path, ...], message: st
         verbs.curation_recipe(name, [], inputs=inputs, workers=None)
 
 
-def test_what_is_missing_is_said_before_anything_starts(tmp_path: Path) -> None:
-    read = dataclasses.replace(tiny().reading, inputs=(tmp_path / "nowhere",))
-    with pytest.raises(
-        CorpusError, match=r"there is no input .*nowhere; name files, directories or globs with --input"
-    ):
-        curation.require_inputs(tiny(web=None, reading=read), OUT)
-    prompt = dataclasses.replace(tiny().annotation, prompt_file=tmp_path / "mine.txt")
-    with pytest.raises(ConfigError, match=r"there is no file .*mine\.txt"):
-        curation.require_inputs(tiny(annotation=prompt), OUT)
+def test_benchmarks_from_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k.jsonl").write_text("")
+    unique = dataclasses.replace(tiny().unique, benchmarks=(Source(name="gsm8k"), Source(name="math")))
+    with pytest.raises(CorpusError, match=r"has no files of math, such as math\.jsonl"):
+        curation.with_benchmarks(tiny(unique=unique), tmp_path)
+    (tmp_path / "math.parquet").write_text("")
+    named = curation.with_benchmarks(tiny(unique=unique), tmp_path).unique.benchmarks
+    assert [source.file for source in named] == [tmp_path / "gsm8k.jsonl", tmp_path / "math.parquet"]
+    with pytest.raises(ConfigError, match="would have no effect"):
+        curation.with_benchmarks(tiny(), tmp_path)
 
 
 def test_an_output_among_the_inputs_is_refused(tmp_path: Path) -> None:
     """What the first try writes there would be read by the second."""
-    read = dataclasses.replace(tiny().reading, inputs=(tmp_path,))
-    with pytest.raises(CorpusError, match="lies in the input directory"):
-        curation.require_inputs(tiny(web=None, reading=read), tmp_path / "run")
     importing = verbs.curation_recipe("published.wildchat", [], inputs=(tmp_path,), workers=None)
     assert isinstance(importing, Importing)
     with pytest.raises(CorpusError, match="lies in the input directory"):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo import recipes
+from megatron_octo import packages, recipes
 from megatron_octo.errors import ConfigError, ResourceError
 from megatron_octo.launch.preflight import doctor
 from megatron_octo.launch.study import graph
@@ -10,33 +10,33 @@ from megatron_octo.launch.study import graph
 
 def test_every_stage_of_a_study_is_examined() -> None:
     modules = {job.module for job in graph.jobs(recipes.load("tiny.study"), Path("out"), command="")}
-    assert modules == doctor.STAGES.keys()
+    assert modules == packages.STAGES.keys()
 
 
 def test_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "_version", lambda package: "1.0")
+    monkeypatch.setattr(packages, "version", lambda package: "1.0")
     text, healthy = doctor.examine(tmp_path)
     assert healthy
     assert "rl                           torch 1.0, transformers 1.0, trl 1.0" in text
-    doctor.require("megatron_octo.rl.run")
+    packages.require("megatron_octo.rl.run")
 
 
 def test_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "_version", lambda package: None if package == "trl" else "1.0")
+    monkeypatch.setattr(packages, "version", lambda package: None if package == "trl" else "1.0")
     text, healthy = doctor.examine(tmp_path)
     assert not healthy
     assert [line for line in text.splitlines() if "pip install" in line] == [
         "LACK rl                           missing trl; pip install 'megatron-octo[cpu]'"
     ]
-    with pytest.raises(ResourceError, match=r"megatron_octo.rl.run needs trl, not installed; pip install"):
-        doctor.require("megatron_octo.rl.run")
-    doctor.require("megatron_octo.plotting.run")
-    doctor.require("a_module.of_the_user")
+    with pytest.raises(ResourceError, match=r"megatron_octo.rl.run needs trl, not installed in .*; pip install"):
+        packages.require("megatron_octo.rl.run")
+    packages.require("megatron_octo.plotting.run")
+    packages.require("a_module.of_the_user")
 
 
 def test_the_real_versions(tmp_path: Path) -> None:
     assert "python 3." in doctor.examine(tmp_path)[0]
-    assert doctor._version("no-such-package-of-mine") is None
+    assert packages.version("no-such-package-of-mine") is None
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,16 @@ def test_whether_a_machine_holds_a_recipe(per_rank_gb: int, free_tb: int, fits: 
 
 def test_stages_that_must_run_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the health checks of the images ask."""
-    monkeypatch.setattr(doctor, "_version", lambda package: None if package in ("trl", "ray") else "1.0")
+    monkeypatch.setattr(packages, "version", lambda package: None if package in ("trl", "ray") else "1.0")
     text, healthy = doctor.examine(tmp_path, stages=["training", "conversion"])
     assert healthy
     assert "-    rl                           missing trl; pip install 'megatron-octo[cpu]'" in text
     text, healthy = doctor.examine(tmp_path, stages=["rl.openrlhf_run"])
     assert not healthy
-    assert "LACK rl.openrlhf_run              missing ray; an environment of its own: docs/rl.md#openrlhf" in text
+    assert (
+        "LACK rl.openrlhf_run              missing ray; docs/rl.md#openrlhf makes its environment, with the extra `rl`"
+        in text
+    )
     with pytest.raises(ConfigError, match="no stage is called trainin; nearest: training"):
         doctor.examine(tmp_path, stages=["trainin"])
 

@@ -83,6 +83,18 @@ def test_tensor_parallel_layout_and_long_runs() -> None:
     assert line_of(text, "wall time") == "4.9 days on 64 GPUs = 7,576 GPU-hours"
 
 
+def test_the_environment_of_its_gpus() -> None:
+    title = "environment on GPUs, where nothing else is set\n"
+    lines = show("llama31_8b.stable").partition(title)[2].partition("\n\n")[0].splitlines()
+    assert [line.strip() for line in lines[::2]] == [
+        "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",
+        "CUDA_DEVICE_MAX_CONNECTIONS=1, on Blackwell 32",
+        "NVTE_FWD_LAYERNORM_SM_MARGIN=20",
+        "NVTE_BWD_LAYERNORM_SM_MARGIN=20",
+    ]
+    assert lines[3].strip() == "kernels start as called: a collective before the product that hides it"
+
+
 def test_many_epochs_are_flagged() -> None:
     recipe = recipes.load("ablations.web_fm4p")
     assert "more than" not in explain(recipe, nodes=1, gpus_per_node=8)

@@ -1,5 +1,6 @@
 """Ranks that report to rank 0, each over a connection of its own."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.launch.node.desk import Desk, Findings, Plan, connected, free_port
+from megatron_octo.launch.node.desk import Desk, Findings, Line, Plan, connected, free_port
+from megatron_octo.launch.node.links import Link
 from megatron_octo.launch.node.shared import SharedDirectory
 from megatron_octo.launch.node.verdict import Report
 
@@ -31,7 +33,7 @@ def desk(world_size: int, seconds: float) -> Iterator[tuple[Desk, int]]:
 def take_part(port: int, rank: int, plans: dict[int, Plan]) -> None:
     with connected("127.0.0.1", port, deadline=time.monotonic() + 5) as line:
         plans[rank] = line.report(Report(rank=rank, host=f"node{rank}", clock_ahead=line.clock_ahead()))
-        line.found(Findings(rank=rank, all_reduce=float(rank)))
+        line.tell(Findings(rank=rank, all_reduce=float(rank)))
 
 
 def come(port: int, ranks: Sequence[int]) -> dict[int, Plan]:
@@ -89,6 +91,68 @@ def test_rank_0_may_open_after_the_others() -> None:
 def test_nobody_is_there() -> None:
     with pytest.raises(OSError, match="refused"), connected("127.0.0.1", free_port(), deadline=time.monotonic() + 0.3):
         pass
+
+
+REPORTS = {rank: Report(rank=rank, host=f"node{rank}") for rank in range(2)}
+
+
+@contextmanager
+def two_ranks() -> Iterator[tuple[Desk, dict[int, Line], dict[int, contextlib.ExitStack]]]:
+    """Two that have their plan, and say nothing by themselves; and what closes their lines."""
+    with desk(2, seconds=30) as (opened, port), contextlib.ExitStack() as both:
+        leave = {rank: both.enter_context(contextlib.ExitStack()) for rank in REPORTS}
+        deadline = time.monotonic() + 5
+        lines = {rank: leave[rank].enter_context(connected("127.0.0.1", port, deadline=deadline)) for rank in REPORTS}
+        plans = [threading.Thread(target=line.report, args=(REPORTS[rank],)) for rank, line in lines.items()]
+        for thread in plans:
+            thread.start()
+        for thread in plans:
+            thread.join(10)
+        yield opened, lines, leave
+
+
+def seconds_of_waiting(opened: Desk) -> float:
+    started = time.monotonic()
+    opened.wait_for_findings(60)
+    return time.monotonic() - started
+
+
+def test_who_leaves_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megatron_octo.launch.node.desk.GONE_SECONDS", 0.5)
+    with two_ranks() as (opened, _, leave):
+        leave[1].close()
+        assert seconds_of_waiting(opened) < 10
+        assert opened.silent() == [1]  # and not 0, which hangs on it
+
+
+def test_who_stops_without_a_word_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megatron_octo.launch.node.desk.HERE_SECONDS", 0.1)
+    monkeypatch.setattr("megatron_octo.launch.node.desk.SILENT_SECONDS", 1.0)
+    monkeypatch.setattr("megatron_octo.launch.node.desk.GONE_SECONDS", 0.5)
+    with two_ranks() as (opened, lines, _):
+        alive = threading.Thread(target=lines[0].stay)
+        alive.start()
+        assert 0.9 < seconds_of_waiting(opened) < 10
+        assert opened.silent() == [1]
+        opened.close()
+        alive.join(10)
+        assert not alive.is_alive()  # it is sent away
+
+
+def test_a_broken_link_ends_the_waiting_and_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megatron_octo.launch.node.desk.BROKEN_SECONDS", 0.5)
+    broken = Link(nodes=(0, 1), bytes_per_second=0.0, trouble="hangs for 65 s")
+    with two_ranks() as (opened, lines, _):
+        lines[0].tell(broken)
+        assert seconds_of_waiting(opened) < 10
+        assert (opened.links, opened.silent()) == ([broken], [])
+
+
+def test_who_hangs_for_no_reason_is_named_when_the_time_is_over() -> None:
+    with two_ranks() as (opened, lines, _):
+        lines[0].tell(Findings(rank=0))
+        opened.wait_for_findings(0.5)
+        assert opened.silent() == [1]
 
 
 def shared(directory: Path, key: str = "7.0.1") -> SharedDirectory:

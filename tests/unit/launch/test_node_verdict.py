@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from megatron_octo.launch.node.facts import Facts, Gpu, active_ports, node_name, parse_gpus
-from megatron_octo.launch.node.links import Link, rounds, slow_nodes
+from megatron_octo.launch.node.links import Link, nvlink_bytes_per_second, rounds, slow_nodes
 from megatron_octo.launch.node.verdict import Asked, Report, Verdict, judge
 from megatron_octo.launch.preflight.checklist import State
 
@@ -199,6 +199,67 @@ def test_a_least_bandwidth() -> None:
 def test_a_pair_that_never_met_says_why() -> None:
     broken = dataclasses.replace(GOOD[2], bytes_per_second=0.0, trouble="Connection reset by peer")
     assert "b - c Connection reset by peer" in failing(judged(links=(*GOOD[:2], broken)))["bandwidth"]
+
+
+def within(*speeds: float) -> tuple[Link, ...]:
+    """Of the nodes a, b and so on."""
+    return tuple(Link(nodes=(node,), bytes_per_second=speed) for node, speed in enumerate(speeds))
+
+
+@pytest.mark.parametrize(
+    ("speeds", "excluded", "text"),
+    [
+        ((360e9, 370e9, 190e9), (), "360 GB/s per node, slowest c 190 GB/s, 42% of NVLink's 450 GB/s each way"),
+        ((360e9, 370e9, 40e9), ("c",), "c: 40 GB/s, fastest b 370 GB/s"),
+        ((360e9, 40e9), ("b",), "b: 40 GB/s, fastest a 360 GB/s"),  # two nodes suffice, unlike with pairs
+        ((40e9,), (), "a 40 GB/s, 9% of NVLink's 450 GB/s each way"),
+    ],
+)
+def test_links_within_nodes(speeds: tuple[float, ...], excluded: tuple[str, ...], text: str) -> None:
+    ranks = tuple(range(len(speeds)))
+    asked = dataclasses.replace(ASKED, ranks=len(ranks))
+    between = tuple(link for link in GOOD if set(link.nodes) <= set(ranks))
+    verdict = judged(ranks=ranks, asked=asked, links=(*within(*speeds), *between))
+    assert {check.what: check.text for check in verdict.checks}["links within nodes"] == text
+    assert (verdict.passes, verdict.exclude) == (not excluded, excluded)
+
+
+def test_ranks_of_a_node_that_do_not_meet() -> None:
+    broken = dataclasses.replace(within(360e9, 0.0)[1], trouble="hangs for 65 s")
+    verdict = judged(links=(*within(360e9), broken, *GOOD), all_reduce=None)
+    assert failing(verdict)["links within nodes"] == "b: hangs for 65 s, fastest a 360 GB/s"
+
+
+def test_ranks_of_the_only_node_that_do_not_meet() -> None:
+    broken = dataclasses.replace(within(0.0)[0], trouble="Connection closed by peer")
+    verdict = judged(ranks=(0,), asked=dataclasses.replace(ASKED, ranks=1), links=(broken,), all_reduce=None)
+    assert failing(verdict) == {"links within nodes": "a: Connection closed by peer"}
+    assert verdict.exclude == ()  # whose fault it is, nobody can tell
+
+
+def test_links_within_cpu_nodes_vary_with_what_else_runs() -> None:
+    on_cpu = {rank: dataclasses.replace(report(rank), on_gpu=False) for rank in range(3)}
+    verdict = judged(changed=on_cpu, links=(*within(2e9, 2e9, 0.2e9), *GOOD))
+    assert {check.what: check.text for check in verdict.checks}[
+        "links within nodes"
+    ] == "2 GB/s per node, slowest c 200 MB/s"
+    assert verdict.passes
+
+
+@pytest.mark.parametrize(
+    ("gpu", "rate"),
+    [
+        ("NVIDIA H100 80GB HBM3", 450e9),
+        ("NVIDIA H200", 450e9),
+        ("NVIDIA A100-SXM4-80GB", 300e9),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H200 NVL", None),
+        ("NVIDIA L40S", None),
+        ("", None),
+    ],
+)
+def test_what_nvlink_gives(gpu: str, rate: float | None) -> None:
+    assert nvlink_bytes_per_second(gpu) == rate
 
 
 @pytest.mark.parametrize(

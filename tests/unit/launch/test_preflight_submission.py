@@ -156,6 +156,15 @@ def test_slurm_does_not_answer(tmp_path: Path, slurm: Callable[[str, str], None]
     assert "Unable to contact slurm controller" in checks["Slurm"].text
 
 
+def test_what_sbatch_would_hand_on_and_end_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVTE_FLASH_ATTN", "1")
+    assert "environment" not in examined(tmp_path)
+    monkeypatch.setenv("NVTE_FUSED_ATTN", "0")
+    check = examined(tmp_path)["environment"]
+    assert (check.state, check.remedy) == (State.FAIL, "in this shell: sbatch hands it on to the job")
+    assert check.text.startswith("NVTE_FUSED_ATTN='0' in the environment: ")
+
+
 def test_without_accounting_the_account_is_sbatchs_to_judge(tmp_path: Path) -> None:
     assert examined(tmp_path, dataclasses.replace(PLACE, accounting=False))["account"].state is State.UNKNOWN
 

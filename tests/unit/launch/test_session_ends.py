@@ -369,7 +369,8 @@ def test_an_environment_file_that_is_not_there(tmp_path: Path) -> None:
     assert job.reason.startswith(f"the environment file {tmp_path}/octo.env cannot be read on ")
 
 
-BAD = """printf '{\\n  "fit": false,\\n  "exclude": [\\n    "node2",\\n    "node7"\\n  ],\\n  "x": ["y"]\\n}\\n' >$3/verdict.json; exit 69"""
+#: A rank was killed besides, and srun tells the highest code.
+BAD = "echo node2,node7 >$3/exclude; exit 137"
 
 
 @pytest.mark.parametrize(("before", "after"), [("(null)", "node2,node7"), ("node9", "node9,node2,node7")])
@@ -431,6 +432,26 @@ def test_a_stage_of_one_process_is_told_of_no_ranks(tmp_path: Path) -> None:
     job = slurm(tmp_path)
     assert job.run("echo $PWD ${RANK-no} ${WORLD_SIZE-no} ${MASTER_ADDR-no}; finish") == 0
     assert f"\n{tmp_path} no no no\n" in (job.logs / "session-0" / "rank0.log").read_text()
+
+
+@pytest.mark.parametrize(("given", "said"), [({}, "32"), ({"CUDA_DEVICE_MAX_CONNECTIONS": "4"}, "4")])
+def test_ranks_on_gpus_start_with_what_nobody_set(given: dict[str, str], said: str, tmp_path: Path) -> None:
+    job = slurm(tmp_path, dataclasses.replace(CPU, gpus_per_node=2))
+    assert job.run("echo queues $CUDA_DEVICE_MAX_CONNECTIONS; finish", **given) == 0
+    assert f"\nqueues {said}\n" in (job.logs / "session-0" / "rank0.log").read_text()
+
+
+def test_what_would_end_every_rank_ends_the_job_first(tmp_path: Path) -> None:
+    (tmp_path / "octo.env").write_text("NVTE_FUSED_ATTN=0\n")
+    job = slurm(tmp_path, dataclasses.replace(CPU, environment_file=tmp_path / "octo.env"))
+    assert job.run("finish", NVTE_FLASH_ATTN="1") == 2
+    assert (
+        job.reason
+        == "NVTE_FUSED_ATTN is '0' in the job's environment, and training takes no other value than 1; unset it"
+    )
+    assert not job.out.exists()
+    other = slurm(tmp_path, job=rendered.tokenize(tmp_path, tasks=1))
+    assert other.run("finish", NVTE_FLASH_ATTN="0") == 0
 
 
 @pytest.mark.parametrize("text", ['a "quoted" \\ name'])

@@ -1,6 +1,7 @@
 """Pipelines for SkyPilot: printed, never submitted."""
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,9 @@ def test_training_over_two_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "cpus": "96+", "infra": "k8s", "accelerators": "H100:8", "image_id": "docker:registry.example/octo:train",
     }  # fmt: skip
     assert "--nnodes $SKYPILOT_NUM_NODES" in str(task["run"])
+    assert 'export CUDA_DEVICE_MAX_CONNECTIONS="${CUDA_DEVICE_MAX_CONNECTIONS:-32}"\n' in str(task["run"])
+    checked = subprocess.run(["bash", "-n"], input=str(task["run"]), capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
     assert job.config_file.is_file()
 
 

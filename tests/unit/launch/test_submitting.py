@@ -235,7 +235,8 @@ def test_a_second_submission_keeps_what_the_first_one_noted(tmp_path: Path, said
 
 def test_nemo_run_is_missed_with_a_way_out(tmp_path: Path, said: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "nemo_run", None)
-    with pytest.raises(ResourceError, match=r"pip install megatron-octo\[launch\], or set submitter: sbatch"):
+    says = r"pip install 'megatron-octo\[launch\]' in an environment of its own \(docs/cluster.md\), or set submitter: sbatch"
+    with pytest.raises(ResourceError, match=says):
         cluster.run(graph(tmp_path), PLAIN, 8, tmp_path, "c", dry=False)
 
 

@@ -70,6 +70,7 @@ def test_biases_and_head_norms_are_counted() -> None:
         ("NVIDIA H100 PCIe", 756),
         ("NVIDIA H100 NVL", 835),
         ("NVIDIA H200", 989.4),
+        ("NVIDIA H200 NVL", 835),
         ("NVIDIA A100-SXM4-80GB", 312),
         ("NVIDIA B200", 2250),
         ("NVIDIA GB200", 2500),

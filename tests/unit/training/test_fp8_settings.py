@@ -1,8 +1,10 @@
 """Fp8 in Megatron's words, which Megatron's own config accepts."""
 
 import pytest
+import torch
 
-from megatron_octo.training import megatron
+from megatron_octo.errors import ConfigError
+from megatron_octo.training import megatron, spec
 from megatron_octo.training.config import ModelConfig
 from megatron_octo.training.parallelism import Parallelism
 from megatron_octo.training.precision import Fp8, Fp8Format, Fp8Recipe, Precision, why_no_fp8
@@ -58,3 +60,26 @@ def test_megatron_knows_which_layers_stay_in_bf16() -> None:
 )
 def test_which_gpus_multiply_fp8(recipe: Fp8Recipe, capability: tuple[int, int], why: str | None) -> None:
     assert why_no_fp8(recipe, capability) == why
+
+
+def test_an_old_transformer_engine_is_refused_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec, "uses_transformer_engine", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(megatron, "get_te_version", lambda: "2.2.1")
+    monkeypatch.setattr(megatron, "is_te_min_version", lambda least: least <= "2.2.1")
+    megatron.require_precision(Precision.FP8, Fp8(recipe=Fp8Recipe.DELAYED))
+    megatron.require_precision(Precision.FP8, Fp8(recipe=Fp8Recipe.TENSORWISE))
+    with pytest.raises(
+        ConfigError, match=r"blockwise takes Transformer Engine 2\.3\.0 or newer, this process has 2\.2\.1"
+    ):
+        megatron.require_precision(Precision.FP8, Fp8(recipe=Fp8Recipe.BLOCKWISE))
+
+
+@pytest.mark.parametrize(("shown", "local_rank", "number"), [(8, "3", 3), (1, "3", 0)])
+def test_a_rank_takes_its_gpu_or_the_only_one_it_is_shown(
+    monkeypatch: pytest.MonkeyPatch, shown: int, local_rank: str, number: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: shown)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert megatron.device() == torch.device("cuda", number)

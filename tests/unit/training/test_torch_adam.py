@@ -41,12 +41,19 @@ def load(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
 
 
 class EnginesAdam(torch.optim.Optimizer):
-    """What Transformer Engine's FusedAdam reads of its groups in a step, with its defaults."""
+    """What Transformer Engine's FusedAdam reads of its groups in a step, with its defaults; and what it takes for state."""
 
     def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
         super().__init__(
             parameters, {"lr": 0.01, "bias_correction": True, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}
         )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        types = {"exp_avg": torch.float32, "exp_avg_sq": torch.float32, "master_param": torch.float32}
+        for state in state_dict["state"].values():
+            for name in state:
+                assert types[name] is torch.float32  # KeyError for any other, as there
 
 
 def test_the_fused_kernel_takes_the_same_steps() -> None:
@@ -84,4 +91,33 @@ def test_settings_of_another_adam_do_not_replace_ones_own() -> None:
     (group,) = engines.param_groups
     assert group["bias_correction"] is True
     assert isinstance(group["step"], int)
-    assert (group["step"], group["lr"], group["betas"]) == (5, 0.5, (0.9, 0.999))
+    assert (group["step"], group["lr"]) == (5, 0.5)
+
+
+def test_a_branch_has_its_own_betas() -> None:
+    """Its first lines say so."""
+    parent, branch = adam(), adam()
+    take_steps(parent, first=0, last=STEPS)
+    branch.defaults |= {"betas": (0.8, 0.99), "eps": 1e-6}
+    load(branch, parent.state_dict())
+    (group,) = branch.param_groups
+    assert (group["betas"], group["eps"]) == ((0.8, 0.99), 1e-6)
+
+
+def test_steps_counted_for_the_group_are_those_of_each_parameter() -> None:
+    """What Transformer Engine's writes into a checkpoint, where the optimizer is not distributed."""
+    unbroken = take_steps(adam(), first=0, last=2 * STEPS)
+    first, second = adam(), adam()
+    weights = take_steps(first, first=0, last=STEPS)
+    with torch.no_grad():
+        for parameter, weight in zip(second.param_groups[0]["params"], weights, strict=True):
+            parameter.copy_(weight)
+    saved = first.state_dict()
+    for state in saved["state"].values():
+        del state["step"]
+    saved["param_groups"][0]["step"] = STEPS
+    torch_adam.prepare_load(held(second))
+    second.load_state_dict(saved)
+    torch_adam.finish_load(held(second))
+    for one, two in zip(take_steps(second, first=STEPS, last=2 * STEPS), unbroken, strict=True):
+        torch.testing.assert_close(one, two, rtol=TOLERANCE, atol=TOLERANCE)
