@@ -292,7 +292,7 @@ def plot(study_directory: Path, out: Path) -> Job:
     report = config.load(Report, made)
     if not any((stage / artifacts.MARK).exists() for stage in report.all_stages):
         raise ConfigError(
-            f"the stages that {made} names ({report.models[0].training}, ...) are not here; paths are as the study was "
+            f"the stages that {made} names ({report.all_stages[0]}, ...) are not here; paths are as the study was "
             "started: run from the directory it was started in"
         )
     return _job("report", "megatron_octo.plotting.run", report, out)

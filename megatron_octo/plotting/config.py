@@ -12,8 +12,8 @@ class ReportedModel:
     """One model of a study: its training run, its base evaluation and its RL runs, one per seed."""
 
     name: str
-    #: Training stage directory.
-    training: Path
+    #: Training stage directory; None for a published model that the study did not train.
+    training: Path | None
     #: Evaluation stage directory of the base model.
     base_evaluation: Path
     #: RL stage directories, one per seed, and the evaluation of each one's result in the same order.
@@ -22,7 +22,8 @@ class ReportedModel:
 
     @property
     def stages(self) -> tuple[Path, ...]:
-        return (self.training, self.base_evaluation, *self.rl, *self.rl_evaluations)
+        trained = () if self.training is None else (self.training,)
+        return (*trained, self.base_evaluation, *self.rl, *self.rl_evaluations)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ WIDTH_INCHES = 5.6
 DPI = 200
 #: By what a model's name contains, so that `long` and `llama32_3b.decay_long` look alike.
 LOOKS = {
+    "base": ("#a0a0a0", "p"),
     "stable": ("#808080", "s"),
     "long": ("#d55e00", "o"),
     "short": ("#0072b2", "^"),

@@ -188,16 +188,16 @@ def read_jsonl(file: Path) -> tuple[Row, ...]:
 def _read_model(model: ReportedModel) -> ModelResults:
     return ModelResults(
         name=model.name,
-        training=_read_training(model) if is_finished(model.training) else None,
+        training=_read_training(model.name, model.training) if model.training and is_finished(model.training) else None,
         base=_read_evaluation(model.base_evaluation) if is_finished(model.base_evaluation) else {},
         rl=tuple(_read_rl(path) for path in model.rl if is_finished(path)),
         after=tuple(_read_evaluation(path) for path in model.rl_evaluations if is_finished(path)),
     )
 
 
-def _read_training(model: ReportedModel) -> TrainingRun:
-    recipe = artifacts.finished(model.training)["config"]["recipe"]
-    return TrainingRun(name=model.name, rows=read_jsonl(model.training / "metrics.jsonl"), recipe=recipe)
+def _read_training(name: str, stage: Path) -> TrainingRun:
+    recipe = artifacts.finished(stage)["config"]["recipe"]
+    return TrainingRun(name=name, rows=read_jsonl(stage / "metrics.jsonl"), recipe=recipe)
 
 
 def _read_rl(directory: Path) -> RLRun:

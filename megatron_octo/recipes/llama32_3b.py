@@ -96,5 +96,5 @@ def study() -> ModelStudy:
     return octothinker.study(
         name="llama32_3b.study",
         phases=(stable(), decay_long(), decay_short(), decay_hybrid()),
-        rl=(rl_long(), rl_short(), rl_hybrid()),
+        rl=(rl_base(), rl_long(), rl_short(), rl_hybrid()),
     )

@@ -18,6 +18,9 @@ from megatron_octo.rl.config import ReinforcementLearning
 from megatron_octo.tokenization.config import Tokenization
 from megatron_octo.training.config import MidTraining
 
+#: The model that a `ModelStudy` stands on, among those it trained.
+PUBLISHED = "base"
+
 
 @dataclass(frozen=True, kw_only=True)
 class UserCorpus:
@@ -53,7 +56,7 @@ class Study:
             raise ConfigError(f"seeds is {self.seeds}; the RL stage runs at least once")
         names = {phase.name for phase in self.phases}
         for rl in self.rl:
-            if rl.init_from not in names:
+            if self.published(rl) is None and rl.init_from not in names:
                 raise ConfigError(
                     f"RL stage {rl.name} starts from {rl.init_from}, which the study does not train: {', '.join(sorted(names))}"
                 )
@@ -66,7 +69,7 @@ class Study:
     def _check_directories(self) -> None:
         for kind, found in (
             ("phases", [phase.name for phase in self.phases]),
-            ("RL stages", [rl.init_from for rl in self.rl]),
+            ("RL stages", [self.model_name(rl) for rl in self.rl]),
         ):
             name, count = Counter(map(directory_name, found)).most_common(1)[0] if found else ("", 0)
             if count > 1:
@@ -84,6 +87,14 @@ class Study:
                 f"{branch.name} must leave {self.stable.name} at its end, {self.stable.trained_tokens:,} tokens; change both in a "
                 "study recipe of your own (recipes/tiny.py shows one)"
             )
+
+    def published(self, rl: ReinforcementLearning) -> Path | None:
+        """Where the model lies that an RL stage starts from, if none of the phases trained it."""
+        return None
+
+    def model_name(self, rl: ReinforcementLearning) -> str:
+        """What the model that an RL stage starts from is called in directories and in the report."""
+        return directory_name(rl.init_from) if self.published(rl) is None else PUBLISHED
 
     @property
     def phases(self) -> tuple[MidTraining, ...]:
@@ -158,17 +169,21 @@ class ModelStudy(Study):
     overlap_workers: int = 1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, "tokenize_tasks", "tokenize_workers", "overlap_workers")
         if self.stable.init_from is None:
             raise ConfigError(
                 f"this study goes on from a published model; {self.stable.name} starts from random weights"
             )
+        super().__post_init__()
+        require_positive(self, "tokenize_tasks", "tokenize_workers", "overlap_workers")
         if self.eval_engine is Engine.SERVER:
             raise ConfigError("eval_engine=server needs a server per model; take vllm or transformers")
         texts = [text.corpus for text in self.texts]
         if missing := [corpus for corpus in self.corpora_read if corpus not in texts]:
             raise ConfigError(f"the phases read {', '.join(missing)}, for which the study's `texts` name no text")
+
+    def published(self, rl: ReinforcementLearning) -> Path | None:
+        """The base itself: RL without mid-training is what the branches are compared with."""
+        return self.base if rl.init_from == self.stable.init_from else None
 
 
 def directory_name(recipe: str) -> str:

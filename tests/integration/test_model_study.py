@@ -30,7 +30,7 @@ SUMS = [(f"{a} + {b} =", str(a + b)) for a in range(10) for b in range(10)]
 
 
 def of_mine(root: Path) -> ModelStudy:
-    """Two steps, a branch of two steps, two steps of RL."""
+    """Two steps, a branch of two steps, two steps of RL on what came of it and on what it began with."""
     small = tiny.smoke()
     stable = dataclasses.replace(
         small.stable, name="mine.stable", model=MODEL, init_from="tiny llama", blend=blend(web=1.0), train_tokens=2 * STEP,
@@ -43,11 +43,12 @@ def of_mine(root: Path) -> ModelStudy:
         small.rl[0], name="mine.rl", init_from=branch.name, eval_sets=("amc23",), max_prompt_tokens=120,
         length_schedule=(LengthStage(from_step=0, max_response_tokens=8),),
     )  # fmt: skip
+    control = dataclasses.replace(rl, name="mine.rl_base", init_from="tiny llama")
     return ModelStudy(
         name="mine.study",
         stable=stable,
         branches=(branch,),
-        rl=(rl,),
+        rl=(control, rl),
         world_size=2,
         export_dtype=ExportDtype.FP32,
         texts=(text.curated("web"), text.curated("qa")),
@@ -91,8 +92,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
 @pytest.mark.slow
 def test_every_stage_is_done(done: dict[str, Job]) -> None:
     assert list(done) == [
-        "shards/web", "shards/qa", "import", "overlap", "stable", "decay", "hf/decay", "base_eval/decay", "rl/decay/seed0",
-        "rl_eval/decay/seed0", "report",
+        "shards/web", "shards/qa", "import", "overlap", "stable", "decay", "base_eval/base", "rl/base/seed0", "rl_eval/base/seed0",
+        "hf/decay", "base_eval/decay", "rl/decay/seed0", "rl_eval/decay/seed0", "report",
     ]  # fmt: skip
     assert all(artifacts.is_done(job.out) for job in done.values())
     again = planning.plan(list(done.values()), None, None)
@@ -130,4 +131,4 @@ def test_the_lineage_is_the_graph(done: dict[str, Job]) -> None:
 def test_the_report_shows_the_branch(done: dict[str, Job]) -> None:
     page = (done["report"].out / "report.html").read_text()
     assert "megatron-octo study mine:study" in page
-    assert "decay" in page
+    assert "Does decay gain more from reinforcement learning than base, the control?" in page

@@ -50,26 +50,33 @@ def _phase(study: Study, phase: MidTraining, ground: Ground, out: Path) -> Job:
 
 
 def _model_jobs(study: Study, rl: ReinforcementLearning, ground: Ground, out: Path) -> list[Job]:
-    """Export, base evaluation, and per seed RL and its evaluation, of one model."""
-    model = directory_name(rl.init_from)
-    export = stage(out, f"hf/{model}", "conversion.run", ground.export(out / model), needs=(model,))
-    base = stage(
-        out, f"base_eval/{model}", "evaluation.run", ground.base_evaluation(export.out, rl), needs=(export.name,)
-    )
-    seeds = range(study.seeds)
-    return [export, base, *(job for seed in seeds for job in _seed_jobs(rl, seed, export, ground, out))]
+    """Export of what a phase trained, base evaluation, and per seed RL and its evaluation, of one model."""
+    name, model = study.model_name(rl), study.published(rl)
+    exports = []
+    if model is None:
+        exports = [stage(out, f"hf/{name}", "conversion.run", ground.export(out / name), needs=(name,))]
+        model = exports[0].out
+    needs = tuple(job.name for job in exports)
+    base = stage(out, f"base_eval/{name}", "evaluation.run", ground.base_evaluation(model, rl), needs=needs)
+    seeded = [
+        job
+        for seed in range(study.seeds)
+        for job in _seed_jobs(rl, f"{name}/seed{seed}", seed, model=model, needs=needs, ground=ground, out=out)
+    ]
+    return [*exports, base, *seeded]
 
 
-def _seed_jobs(rl: ReinforcementLearning, seed: int, export: Job, ground: Ground, out: Path) -> list[Job]:
-    place = f"{directory_name(rl.init_from)}/seed{seed}"
+def _seed_jobs(
+    rl: ReinforcementLearning, place: str, seed: int, *, model: Path, needs: tuple[str, ...], ground: Ground, out: Path
+) -> list[Job]:
     config = RLJob(
         recipe=dataclasses.replace(rl, seed=rl.seed + seed),
-        model=export.out,
+        model=model,
         prompts=ground.prompts,
         eval_sets=dict(ground.eval_sets(rl)),
     )
     module = RL_MODULES[rl.engine].removeprefix("megatron_octo.")
-    training = stage(out, f"rl/{place}", module, config, needs=(export.name,))
+    training = stage(out, f"rl/{place}", module, config, needs=needs)
     scored = ground.rl_evaluation(training.out / "model", rl)
     return [training, stage(out, f"rl_eval/{place}", "evaluation.run", scored, needs=(training.name,))]
 
@@ -91,10 +98,10 @@ def _report(study: Study, out: Path, before: Sequence[Job], command: str) -> Job
 
 
 def _reported(study: Study, rl: ReinforcementLearning, out: Path) -> ReportedModel:
-    model, seeds = directory_name(rl.init_from), range(study.seeds)
+    model, seeds = study.model_name(rl), range(study.seeds)
     return ReportedModel(
         name=model,
-        training=out / model,
+        training=out / model if study.published(rl) is None else None,
         base_evaluation=out / "base_eval" / model,
         rl=tuple(out / "rl" / model / f"seed{seed}" for seed in seeds),
         rl_evaluations=tuple(out / "rl_eval" / model / f"seed{seed}" for seed in seeds),

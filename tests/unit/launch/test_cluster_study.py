@@ -41,8 +41,10 @@ def test_every_stage_once_and_after_those_it_needs(name: str) -> None:
     shards = {name for name in found if name.startswith("shards/")}
     assert len(shards) == 12
     per_branch = {f"{stage}/{branch}" for branch in BRANCHES for stage in ("hf", "base_eval")}
-    rl = {f"{stage}/{branch}/seed0" for branch in BRANCHES for stage in ("rl", "rl_eval")}
-    assert found.keys() == shards | {"import", "overlap", "stable", *BRANCHES, "report"} | per_branch | rl
+    control = ("base",) if name == "llama32_3b.study" else ()  # the paper's, of the 3B model alone
+    rl = {f"{stage}/{model}/seed0" for model in (*BRANCHES, *control) for stage in ("rl", "rl_eval")}
+    base = {f"base_eval/{model}" for model in control}
+    assert found.keys() == shards | {"import", "overlap", "stable", *BRANCHES, "report"} | per_branch | rl | base
     seen: set[str] = set()
     for job in found.values():
         assert (job.out, job.logs) == (OUT / job.name, OUT / "logs" / job.name)
@@ -73,6 +75,17 @@ def test_the_stable_run_goes_on_from_the_imported_model_and_branches_from_the_st
         assert "import" not in found[branch].needs
     # Other recipes and `lineage.json` know it by its whole name.
     assert found["decay_long"].config.recipe.name == "llama32_3b.decay_long"
+
+
+def test_the_model_without_mid_training_is_the_control() -> None:
+    found = jobs()
+    asked, rl = found["base_eval/base"], found["rl/base/seed0"]
+    assert (asked.config.model, asked.needs) == (Path("/models/base"), ())
+    assert (rl.config.model, rl.needs, rl.config.recipe.name) == (Path("/models/base"), (), "llama32_3b.rl_base")
+    assert (found["rl_eval/base/seed0"].needs, "hf/base" in found) == (("rl/base/seed0",), False)
+    control = found["report"].config.models[0]
+    assert (control.name, control.training) == ("base", None)
+    assert [model.training for model in found["report"].config.models[1:]] == [OUT / branch for branch in BRANCHES]
 
 
 def test_branches_go_through_export_rl_and_evaluation() -> None:
@@ -109,13 +122,13 @@ def test_benchmarks_of_the_user(tmp_path: Path) -> None:
 def test_the_report_reads_everything() -> None:
     report = jobs()["report"]
     assert set(report.needs) == jobs().keys() - {"report"}
-    assert [model.name for model in report.config.models] == list(BRANCHES)
+    assert [model.name for model in report.config.models] == ["base", *BRANCHES]
     assert set(report.config.all_stages) == {job.out for job in jobs().values()} - {OUT / "report"}
 
 
 def test_seeds_repeat_the_rl_stage_alone() -> None:
     more = jobs(dataclasses.replace(study(), seeds=2)).keys() - jobs().keys()
-    assert more == {f"{stage}/{branch}/seed1" for stage in ("rl", "rl_eval") for branch in BRANCHES}
+    assert more == {f"{stage}/{branch}/seed1" for stage in ("rl", "rl_eval") for branch in ("base", *BRANCHES)}
 
 
 def test_what_is_missing_is_named_with_the_field_that_says_where_it_is(tmp_path: Path) -> None:
@@ -145,7 +158,8 @@ def test_what_is_missing_is_named_with_the_field_that_says_where_it_is(tmp_path:
         ({"eval_engine": Engine.SERVER}, "eval_engine=server"),
         ({"texts": ()}, r"the phases read megamath_web_pro_max, .*name no text"),
         ({"stable": dataclasses.replace(study().stable, init_from=None)}, "starts from random weights"),
-        ({"rl": study().rl[:1] * 2}, "2 RL stages would share the directory 'decay_long'"),
+        ({"rl": study().rl[:1] * 2}, "2 RL stages would share the directory 'base'"),
+        ({"rl": study().rl[1:2] * 2}, "2 RL stages would share the directory 'decay_long'"),
         (
             {"branches": study().branches[:1] * 2, "rl": study().rl[:1]},
             "2 phases would share the directory 'decay_long'",

@@ -72,7 +72,7 @@ def test_what_has_no_estimate_says_so_and_is_in_no_total() -> None:
     assert found.gpu_hours == pytest.approx(sum(stages(found)[name].gpu_hours or 0 for name in known))
     text = table.as_text(found)
     assert "at least" in text
-    assert "3 rl, 3 rl_eval" in text
+    assert "4 rl, 4 rl_eval" in text
 
 
 def test_the_critical_path_goes_through_the_longest_branch_to_the_report() -> None:
