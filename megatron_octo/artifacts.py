@@ -29,7 +29,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -183,9 +183,8 @@ def is_finished(directory: Path, *, config: Any) -> bool:
     if mark is None or _is_leftover(mark):
         return False
     plain = to_dict(config)
-    changed = differences(mark["config"], plain)
-    moved = {old: new for _, old, new in changed if old and isinstance(old, str) and isinstance(new, str)}
-    now = {name: _identify_again(_at(source, moved), done=mark["done"]) for name, source in mark["inputs"].items()}
+    moved = _moves(differences(mark["config"], plain))
+    now = {name: _identify_again(source, moved, done=mark["done"]) for name, source in mark["inputs"].items()}
     asked = {"kind": mark["kind"], "config": plain, "inputs": now}
     goes_on = _refuse_other(directory, mark, asked, config)
     return bool(mark["done"]) and not goes_on
@@ -227,21 +226,24 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
 
 
-def _at(source: Mapping[str, Any], moved: Mapping[str, str]) -> dict[str, Any]:
-    """An input where the config names it now, such as in a run that was moved."""
-    path = Path(source["path"])
-    for old, new in moved.items():
-        if path.is_relative_to(old):
-            return dict(source) | {"path": str(Path(new) / path.relative_to(old))}
-    return dict(source)
-
-
-def _identify_again(source: Mapping[str, Any], *, done: bool) -> dict[str, Any]:
-    """An input's identity now. What a finished stage was made from may be gone: that changes nothing in what it made."""
-    path = Path(source["path"])
+def _identify_again(source: Mapping[str, Any], moved: Mapping[str, str], *, done: bool) -> dict[str, Any]:
+    """An input's identity now, where the config names it now. What a finished stage was made from may be gone: that changes nothing
+    in what it made; what is gone from a new place was never seen there."""
+    path = _at(Path(source["path"]), moved)
     if done and not path.exists():
         return dict(source)
     return _identify(path, raw="sha256" not in source)
+
+
+def _moves(changed: Iterable[tuple[str, Any, Any]]) -> dict[str, str]:
+    """What may be a place in a config, and is another one now."""
+    return {old: new for _, old, new in changed if old and new and isinstance(old, str) and isinstance(new, str)}
+
+
+def _at(path: Path, moved: Mapping[str, str]) -> Path:
+    """Where the config names an input now, such as in a run that was moved."""
+    old = max((old for old in moved if path.is_relative_to(old)), key=len, default=None)
+    return path if old is None else Path(moved[old]) / path.relative_to(old)
 
 
 def _identify(path: Path, *, raw: bool) -> dict[str, Any]:
@@ -504,11 +506,12 @@ def _refuse_other(directory: Path, found: Mapping[str, Any], asked: Mapping[str,
     """Whether the earlier run is the beginning of what is asked (`Continues`). Raises `ArtifactError` where it is another one."""
     state = "finished" if found["done"] else "started"
     ignored = at_run_time(config)
-    elsewhere = _hashed_paths(found, asked)
+    differing = list(differences(found["config"], asked["config"]))
+    moved = _moves(differing)
     changed = {
         path: (old, new)
-        for path, old, new in differences(found["config"], asked["config"])
-        if (old, new) not in elsewhere
+        for path, old, new in differing
+        if not (isinstance(old, str) and moved.get(old) == new and _are_there(moved, old, found, asked))
         and not any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in ignored)
     }
     goes_on = bool(changed) and isinstance(config, Continues) and config.continues(changed)
@@ -529,10 +532,15 @@ def _refuse_other(directory: Path, found: Mapping[str, Any], asked: Mapping[str,
     return goes_on
 
 
-def _hashed_paths(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Where each input that is known by its hash was, and where it is now: another place alone makes no other stage."""
-    pairs = ((found["inputs"][name], source) for name, source in asked["inputs"].items() if name in found["inputs"])
-    return [(old["path"], new["path"]) for old, new in pairs if "sha256" in old and "sha256" in new]
+def _are_there(moved: Mapping[str, str], old: str, found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether the inputs that were at `old` are where it moved: another place alone makes no other stage. That they are the same is
+    compared after the config; of raw inputs only once the stage is done."""
+    sources = {name: source for name, source in found["inputs"].items() if Path(source["path"]).is_relative_to(old)}
+    return bool(sources) and all(
+        asked["inputs"].get(name, {}).get("path") == str(_at(Path(source["path"]), moved))
+        and ("sha256" in source or found["done"])
+        for name, source in sources.items()
+    )
 
 
 def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,8 +118,8 @@ class Quality:
 class Reading(InParts):
     """Raw corpora to documents."""
 
-    #: Files, directories and globs: JSONL (plain, .gz, .zst), Parquet, WARC (.warc, .warc.gz). Their files are known by size and time.
-    inputs: tuple[Path, ...] = field(metadata=AT_RUN_TIME)
+    #: Files, directories and globs: JSONL (plain, .gz, .zst), Parquet, WARC (.warc, .warc.gz).
+    inputs: tuple[Path, ...]
     #: Of rows; a row's other fields are kept as the document's metadata.
     text_field: str = "text"
     #: Of rows; None numbers the documents of each file.

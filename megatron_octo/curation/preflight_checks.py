@@ -24,6 +24,8 @@ from megatron_octo.tokenization import sources
 SERVER_SECONDS = 30.0
 #: Rows at the beginning of a file among which one must have the fields to read: a few may be without.
 FIRST_ROWS = 100
+#: Files of a path among which one must have such rows: a list of the others may lie before them.
+FIRST_FILES = 10
 #: All steps together, in bytes of the inputs (2026-11-23, `curate tiny web.documents=300`: 2.8 without the annotated sample, the
 #: classifier and logs).
 WRITTEN_SHARE = 3.0
@@ -48,10 +50,9 @@ def packages(modules: Collection[str]) -> str:
 def raw_inputs(reading: Reading, out: Path) -> str:
     files = inputs.resolve(reading.inputs)
     sources.require_outside(reading.inputs, out)
-    for path in reading.inputs:
-        first = next((file for file in inputs.resolve([path]) if not inputs.is_archive(file)), None)
-        if first is not None:
-            _require_fields(first, reading)
+    unfit = [error for path in reading.inputs for error in _unfit_before_rows(path, reading)]
+    if unfit:
+        raise Doubt(f"{unfit[0]}; such rows are kept aside")
     return f"{units.counted(len(files), 'file')}, {units.bytes_(_bytes(files))}"
 
 
@@ -67,8 +68,23 @@ def _bytes(files: Collection[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
+def _unfit_before_rows(path: Path, reading: Reading) -> list[CorpusError]:
+    """What is wrong with the files of a path before the first that can be read. Raises the first `CorpusError` where none can."""
+    unfit: list[CorpusError] = []
+    for file in [file for file in inputs.resolve([path]) if not inputs.is_archive(file)][:FIRST_FILES]:
+        try:
+            _require_fields(file, reading)
+        except CorpusError as error:
+            unfit.append(error)
+        else:
+            return unfit
+    if unfit:
+        raise unfit[0]
+    return []
+
+
 def _require_fields(file: Path, reading: Reading) -> None:
-    """Raises `CorpusError` where no row of the first has the fields to read: no other would, and all would be kept aside."""
+    """Raises `CorpusError` where no row of the first has the fields to read: all would be kept aside."""
     from megatron_octo.curation.raw.rows import lookup
 
     seen, reason = _first_rows(file)
@@ -149,9 +165,19 @@ def model(asked: LanguageModel, *, elsewhere: bool) -> str:
         if is_loopback:
             raise ConfigError(f"{error}; in a job this address is the node's own") from error
         raise
+    except ConfigError as error:
+        if elsewhere and _is_about_the_key(error):
+            raise Doubt(f"{error}; a job has what its place's environment_file sets") from error
+        raise
     if is_loopback:
         raise Doubt(f"{asked.server.url} answers here; in a job this address is the node's own")
     return f"{asked.server.url} has {asked.server.model}"
+
+
+def _is_about_the_key(error: ConfigError) -> bool:
+    import openai
+
+    return isinstance(error.__cause__, openai.AuthenticationError | openai.PermissionDeniedError)
 
 
 def _require_model(server: Server) -> None:
@@ -191,7 +217,10 @@ def benchmarks(asked: Collection[Source]) -> str:
             except OctoError as error:
                 errors[source.name] = error
     if errors:
-        raise CorpusError(f"{', '.join(errors)} cannot be read; the first: {next(iter(errors.values()))}")
+        # Machines elsewhere may reach the hub, or have its files; a file is the same there.
+        of_hub = all(source.file is None for source in asked if source.name in errors)
+        text = f"{', '.join(errors)} cannot be read; the first: {next(iter(errors.values()))}"
+        raise ResourceError(text) if of_hub else CorpusError(text)
     names = tuple(source.name for source in asked)
     doubts = [text for text in map(_message, said) if text.startswith(names)]
     if doubts:

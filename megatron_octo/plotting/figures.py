@@ -33,6 +33,8 @@ LOOKS = {
     "short": ("#0072b2", "^"),
     "hybrid": ("#009e73", "D"),
 }
+#: Grey: what others are compared with.
+GREY = ("base", "stable")
 OTHER_LOOKS = (("#cc79a7", "v"), ("#b8860b", "P"), ("#3b9bd6", "X"), ("#8c6bb1", "*"))
 INK_AND_GROUND = {"light": ("#1f2328", "#ffffff", "#dfe3e8"), "dark": ("#e4e6ea", "#171a1f", "#363b44")}
 
@@ -78,7 +80,7 @@ def png(figure: Figure) -> bytes:
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each model; those of no known kind take what is left, in turn."""
     known = {name: look for name in names for key, look in LOOKS.items() if key in name.lower()}
-    unused = [look for kind, look in LOOKS.items() if look not in known.values() and kind != "stable"]
+    unused = [look for kind, look in LOOKS.items() if look not in known.values() and kind not in GREY]
     free = _looks_in_turn((*unused, *OTHER_LOOKS))
     return {name: known.get(name) or next(free) for name in names}
 

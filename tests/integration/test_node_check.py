@@ -188,6 +188,40 @@ def test_a_rank_that_lives_but_meets_nobody(tmp_path: Path) -> None:
     assert ended.verdict["exclude"] == ["node1"]
 
 
+def test_a_node_whose_own_ranks_do_not_meet(tmp_path: Path) -> None:
+    """The other one does not meet it either, and is not to blame."""
+    nodes = {rank: {"SLURMD_NODENAME": f"node{rank // 2}", "SLURM_LOCALID": f"{rank % 2}"} for rank in range(4)}
+
+    def inside(rank: int) -> list[str]:
+        return [sys.executable, "-c", UNLUCKY, "hangs" if rank == 3 else "well", "create_device", "10"]
+
+    ended = check(
+        tmp_path / "nodes", ranks=range(4), environments=nodes, inside=inside, world_size=4, hosts="node0,node1"
+    )
+    assert ended.codes == (69, 0, 0, 0), ended.said
+    assert ended.failing().keys() == {"links within nodes"}
+    assert ended.failing()["links within nodes"].startswith("node1: hangs for 10 s")
+    assert ended.verdict["exclude"] == ["node1"]
+
+
+#: A look at the node that does not come back, where rank 0 gives up on measurements at once.
+HANGS = """
+import sys, time
+from megatron_octo.launch.node import check
+check.MEASURING_SECONDS = 0
+check.collect = lambda host: time.sleep(1000)
+check.main(sys.argv[1:])
+"""
+
+
+def test_rank_0_does_not_hang_for_ever(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HANGS, str(tmp_path), "--timeout", "1", "--patience", "1"]
+    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ended = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert ", line 5 in <lambda>" in ended.stderr  # where it hung
+
+
 @pytest.fixture
 def worn_gpu(tmp_path: Path) -> dict[str, str]:
     """What a node sees that has such a driver."""

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -188,13 +189,60 @@ def test_a_run_may_be_moved(tmp_path: Path, done: bool) -> None:
             open_other()
 
 
-def test_another_path_of_raw_inputs_is_another_config(tmp_path: Path) -> None:
-    """Until the stage is done nothing else tells them apart."""
+def test_another_path_of_raw_inputs_is_another_config_until_the_stage_is_done(tmp_path: Path) -> None:
+    """Nothing else tells them apart by then."""
     for name in ("one", "two"):
         (tmp_path / name).write_text("raw")
-    make(tmp_path / "out", config={"reads": str(tmp_path / "one")}, raw_inputs={"text": tmp_path / "one"})
+    one, two = (
+        {"config": {"reads": str(tmp_path / name)}, "raw_inputs": {"text": tmp_path / name}} for name in ("one", "two")
+    )
+    make(tmp_path / "out", resumable=True, **one)
+    with pytest.raises(ArtifactError, match="with another input 'text'"):
+        make(tmp_path / "out", resumable=True, **two)
+    artifacts.write_json(tmp_path / "out/stage.json", mark(tmp_path / "out") | {"done": False})
     with pytest.raises(ArtifactError, match="with another config"):
-        make(tmp_path / "out", config={"reads": str(tmp_path / "two")}, raw_inputs={"text": tmp_path / "two"})
+        make(tmp_path / "out", resumable=True, **two)
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        pytest.param({"reads": "new", "also": "b"}, id="a directory that is not there"),
+        pytest.param({"reads": "", "also": "b"}, id="none"),
+        pytest.param({"reads": "b", "also": "a"}, id="swapped"),
+        pytest.param({"reads": "a", "also": "new"}, id="one of two"),
+        pytest.param({"reads": ".", "also": "b"}, id="the directory above"),
+    ],
+)
+@pytest.mark.parametrize("gone", [False, True])
+def test_inputs_elsewhere_are_seen_before_they_count(tmp_path: Path, now: dict[str, str], gone: bool) -> None:
+    def config(named: dict[str, str]) -> dict[str, str]:
+        return {key: name and str(tmp_path / name) for key, name in named.items()}
+
+    for name in ("a", "b"):
+        make(tmp_path / name, text=name)
+    made = config({"reads": "a", "also": "b"})
+    make(tmp_path / "out", config=made, inputs={"1": tmp_path / "a", "2": tmp_path / "b"})
+    if gone:
+        for name in ("a", "b"):
+            shutil.rmtree(tmp_path / name)
+    assert artifacts.is_finished(tmp_path / "out", config=made)
+    with pytest.raises(ArtifactError, match="with another"):
+        artifacts.is_finished(tmp_path / "out", config=config(now))
+
+
+def test_what_lies_below_two_moved_directories_is_where_the_nearer_went(tmp_path: Path) -> None:
+    def config(run: Path, model: Path) -> dict[str, str]:
+        return {"run": str(run), "model": str(model)}
+
+    run, model = tmp_path / "run", tmp_path / "run" / "model"
+    make(run / "data", text="data")
+    make(model, text="model")
+    inputs = {"data": run / "data", "model": model}
+    make(tmp_path / "out", config=config(run, model), inputs=inputs)
+    new = model.rename(tmp_path / "model")
+    assert artifacts.is_finished(tmp_path / "out", config=config(run, new))
+    assert artifacts.is_finished(tmp_path / "out", config=config(run.rename(tmp_path / "moved"), new))
 
 
 def test_an_unfinished_stage_needs_its_inputs(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ Exit codes of rank 0; the others leave with 0 once rank 0 has heard enough:
 
 import argparse
 import errno
+import faulthandler
 import functools
 import importlib.util
 import os
@@ -100,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         least_bandwidth=units.parse_bytes(given.least_bandwidth) if given.least_bandwidth else None,
     )
     threading.excepthook = _leave
+    process.allow_open_files()  # rank 0 holds up to three connections per rank
+    # A GPU or file system may hang before a rank can tell; if that is rank 0, or everybody, nobody else would end this.
+    faulthandler.dump_traceback_later(given.timeout + MEASURING_SECONDS + 2 * given.patience, exit=True)
     deadline = time.monotonic() + given.timeout
     shared = SharedDirectory(directory=given.directory, key=here.key, patience_seconds=given.patience)
     return _lead(here, shared, asked, deadline) if here.rank == 0 else _follow(here, shared, deadline)

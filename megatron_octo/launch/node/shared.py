@@ -33,12 +33,12 @@ class SharedDirectory:
 
     def look_for_rank_0(self) -> str | None:
         """Why its file is not to be seen here, which was written by now."""
-        return None if self._sees(0) else f"does not see in {self.directory} what rank 0 wrote there"
+        return None if self._sees(0, self._deadline()) else f"does not see in {self.directory} what rank 0 wrote there"
 
     def hidden(self, ranks: Iterable[int]) -> list[int]:
-        """The ranks whose files are not to be seen here. The files go."""
-        files = {rank: self._file(rank) for rank in ranks}
-        found = [rank for rank in files if not self._sees(rank)]
+        """The ranks whose files are not to be seen here, however many: they are waited for together. The files go."""
+        files, deadline = {rank: self._file(rank) for rank in ranks}, self._deadline()
+        found = [rank for rank in files if not self._sees(rank, deadline)]
         for file in files.values():
             file.unlink(missing_ok=True)
         return found
@@ -46,8 +46,10 @@ class SharedDirectory:
     def _file(self, rank: int) -> Path:
         return self.directory / f".{self.key}.rank{rank:05d}"
 
-    def _sees(self, rank: int) -> bool:
-        deadline = time.monotonic() + self.patience_seconds
+    def _deadline(self) -> float:
+        return time.monotonic() + self.patience_seconds
+
+    def _sees(self, rank: int, deadline: float) -> bool:
         while not self._file(rank).exists():
             if time.monotonic() > deadline:
                 return False

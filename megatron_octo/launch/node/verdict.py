@@ -114,20 +114,25 @@ def judge(
     """
     hosts = node_hosts(reports)
     facts = [report.facts for report in reports if report.facts is not None]
-    stayed = _of_the_rest(links, reports, silent)
+    stayed = _without(_nodes_of(silent, reports), links)
+    gpus, alone = _gpus(facts, asked), [*_matmul(reports), *_copies(reports), *_within(within_nodes(stayed), reports)]
+    to_blame = {hosts.index(host) for finding in (gpus, *alone) for host in finding.blamed}
     findings = [
         _presence(reports, asked, silent),
         _shared(reports, hidden),
         _clocks(reports),
         _versions(facts),
         _shm(facts),
-        _gpus(facts, asked),
+        gpus,
         _locked_memory(facts),
         _ports(facts),
-        *_matmul(reports),
-        *_copies(reports),
-        *_within(within_nodes(stayed), reports),
-        *_links(between_nodes(stayed), reports, asked, complete=all_reduce is not None or bool(silent)),
+        *alone,
+        *_links(
+            between_nodes(_without(to_blame, stayed)),
+            reports,
+            asked,
+            complete=all_reduce is not None or bool(silent) or bool(to_blame),
+        ),
     ]
     checks = tuple(finding.check for finding in findings)
     return Verdict(
@@ -172,7 +177,7 @@ def _excludable(findings: Sequence[_Finding], hosts: Sequence[str]) -> tuple[str
 def _presence(reports: Sequence[Report], asked: Asked, silent: Sequence[int]) -> _Finding:
     missing = sorted(set(range(asked.ranks)) - {report.rank for report in reports})
     if missing:
-        lost = sorted(set(asked.hosts) - {report.host for report in reports})
+        lost = _short_of_ranks(reports, asked)
         text = f"rank {_numbers(missing)} did not reach rank 0" + (f", on {listed(lost)}" if lost else "")
     elif silent:
         lost = sorted({report.host for report in reports if report.rank in silent})
@@ -183,6 +188,12 @@ def _presence(reports: Sequence[Report], asked: Asked, silent: Sequence[int]) ->
         return _Finding(check=checklist.ok("nodes", f"{ranks} on {nodes}: {listed(hosts)}"))
     remedy = "see their logs; name resolution, a firewall between the nodes, or a node that hangs"
     return _Finding(check=checklist.fail("nodes", text, remedy), blamed=frozenset(lost))
+
+
+def _short_of_ranks(reports: Sequence[Report], asked: Asked) -> list[str]:
+    """The nodes of ranks that did not come; others of the same node may have. Slurm starts equally many on each."""
+    came = Counter(report.host for report in reports)
+    return sorted(host for host in asked.hosts if came[host] < asked.ranks / len(asked.hosts))
 
 
 def _shared(reports: Sequence[Report], hidden: Mapping[str, str]) -> _Finding:
@@ -351,11 +362,15 @@ def _flops(value: float) -> str:
     return f"{value / 1e12:.3g} TFLOP/s" if value >= 1e12 else f"{value / 1e9:.3g} GFLOP/s"
 
 
-def _of_the_rest(links: Sequence[Link], reports: Sequence[Report], silent: Sequence[int]) -> list[Link]:
-    """Links between nodes that stayed: those to one that left say nothing new."""
+def _nodes_of(ranks: Sequence[int], reports: Sequence[Report]) -> set[int]:
+    """By number."""
     hosts = node_hosts(reports)
-    left = {hosts.index(report.host) for report in reports if report.rank in silent}
-    return [link for link in links if not left & set(link.nodes)]
+    return {hosts.index(report.host) for report in reports if report.rank in ranks}
+
+
+def _without(nodes: set[int], links: Sequence[Link]) -> list[Link]:
+    """Links of the others: those of a node that left, or whose GPUs fail by themselves, say nothing new, and would blame who met it."""
+    return [link for link in links if not nodes & set(link.nodes)]
 
 
 def _within(links: Sequence[Link], reports: Sequence[Report]) -> Iterator[_Finding]:
@@ -392,7 +407,7 @@ def _links(links: Sequence[Link], reports: Sequence[Report], asked: Asked, *, co
     if len(hosts) < 2:
         return
     if not links:
-        yield _Finding(check=checklist.unknown("bandwidth", "no pair was measured: torch or a rank is missing"))
+        yield _Finding(check=checklist.unknown("bandwidth", "no pair of sound nodes was measured; is torch there?"))
         return
     share = SLOW_LINK if all(report.on_gpu for report in reports) else SLOW_GLOO_LINK
     enough = max(share * usual_speed(links, len(hosts)), asked.least_bandwidth or 0.0)

@@ -20,6 +20,8 @@ from megatron_octo.launch.preflight.checklist import Check, unknown
 from megatron_octo.launch.slurm import ssh
 
 MODULE = "megatron_octo.curation.preflight"
+#: By then questions are fetched from the hub, or a file system or connection hangs (guess).
+ANSWER_SECONDS = 1800.0
 
 
 def examine(curation: Curation, jobs: Sequence[Job], out: Path, place: Place | None) -> list[Check]:
@@ -34,12 +36,19 @@ def examine(curation: Curation, jobs: Sequence[Job], out: Path, place: Place | N
     words = [_python(place), "-m", MODULE, str(out.absolute()), *steps, *(["--elsewhere"] if place is not None else [])]
     command = ssh.command(place.ssh if place is not None else None, words)
     try:
-        ended = subprocess.run(command, input=config.dumps(curation), capture_output=True, text=True)
+        ended = subprocess.run(
+            command, input=config.dumps(curation), capture_output=True, text=True, timeout=ANSWER_SECONDS
+        )
     except FileNotFoundError as error:
         return [_not_asked(str(error))]
+    except subprocess.TimeoutExpired:
+        return [_not_asked(f"no answer within {ANSWER_SECONDS:.0f} s")]
     if ended.returncode != 0:
         return [_not_asked((ended.stderr.strip().splitlines() or ["no answer"])[-1])]
-    return [config.from_dict(Check, found) for found in json.loads(ended.stdout.splitlines()[-1])]
+    try:
+        return [config.from_dict(Check, found) for found in json.loads(ended.stdout.splitlines()[-1])]
+    except (IndexError, ValueError):  # another version's, or what a login shell says besides
+        return [_not_asked("its answer is no list of checks")]
 
 
 def _is_done(job: Job) -> bool:

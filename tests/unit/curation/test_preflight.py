@@ -15,6 +15,8 @@ from megatron_octo import artifacts, recipes
 from megatron_octo.curation import preflight, preflight_checks
 from megatron_octo.curation.config import Curation, Language, LanguageModel, Reading
 from megatron_octo.curation.preflight import Finding
+from megatron_octo.errors import CorpusError
+from megatron_octo.evaluation import loading
 from megatron_octo.evaluation.config import Source
 from megatron_octo.servers import Server
 
@@ -99,6 +101,16 @@ def test_only_what_no_row_can_mend_is_a_reason_to_stop(tmp_path: Path, text: str
     assert found(of_rows(tmp_path / "a.jsonl"), "documents", out=tmp_path / "out")["inputs"].state == state
 
 
+def test_a_file_without_rows_before_the_others_is_worth_a_warning(tmp_path: Path) -> None:
+    raw_corpora.write(tmp_path / "a.jsonl", [{"files": 1}])
+    raw_corpora.write(tmp_path / "b.jsonl", [{"text": "a"}])
+    check = found(of_rows(tmp_path), "documents")["inputs"]
+    assert (check.state, "a.jsonl has 'text' (present: files); such rows are kept aside" in check.text) == (
+        "warn",
+        True,
+    )
+
+
 def test_a_damaged_file_is_worth_a_warning(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
     check = found(of_rows(tmp_path / "a.jsonl.gz"), "documents", out=tmp_path / "out")["inputs"]
@@ -133,6 +145,22 @@ def test_nodes_may_reach_a_server_that_a_login_node_does_not(closed: Server) -> 
         annotation = dataclasses.replace(tiny().annotation, model=model)
         check = found(tiny(annotation=annotation), "annotations", elsewhere=True)["annotation model"]
         assert check.state == state
+
+
+@pytest.mark.parametrize(("elsewhere", "state"), [(False, "fail"), (True, "warn")])
+def test_a_job_may_have_a_key_that_a_login_node_lacks(elsewhere: bool, state: str) -> None:
+    body = b'{"error": {"message": "who are you?"}}'
+    said = b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(body),
+        body,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer_once, args=(listener, said), daemon=True).start()
+        # An address of this machine that is not `localhost`, which a job would look for on its own node.
+        server = Server(url=f"http://127.1:{listener.getsockname()[1]}/v1", model="m")
+        annotation = dataclasses.replace(tiny().annotation, model=LanguageModel(server=server))
+        check = found(tiny(annotation=annotation), "annotations", elsewhere=elsewhere)["annotation model"]
+    assert (check.state, "refuses the key" in check.text) == (state, True)
 
 
 def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,12 +207,29 @@ def test_a_hub_that_answers_is_asked_for_all(monkeypatch: pytest.MonkeyPatch) ->
     assert os.environ["HF_HUB_OFFLINE"] == "0"
 
 
-def answer_once(hub: socket.socket) -> None:
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+
+def answer_once(listener: socket.socket, said: bytes = NOT_FOUND) -> None:
     """As a hub that has no such page: it is there."""
-    connection, _ = hub.accept()
+    connection, _ = listener.accept()
     with connection:
         connection.recv(4096)
-        connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        connection.sendall(said)
+
+
+@pytest.mark.parametrize(("elsewhere", "state"), [(False, "fail"), (True, "warn")])
+def test_a_job_may_reach_the_hub_or_have_its_files(
+    elsewhere: bool, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreached(source: Source) -> list[object]:
+        raise CorpusError("cannot take the questions")
+
+    monkeypatch.setattr(loading, "questions", unreached)
+    of_hub, of_file = Source(name="gsm8k"), Source(name="mine", file=tmp_path / "gone.jsonl")
+    for sources, seen in (((of_hub,), state), ((of_hub, of_file), "fail")):
+        unique = dataclasses.replace(tiny().unique, benchmarks=sources)
+        assert found(tiny(unique=unique), "unique", elsewhere=elsewhere)["benchmarks"].state == seen
 
 
 def test_a_set_of_another_size_than_published_is_worth_a_warning(tmp_path: Path) -> None:

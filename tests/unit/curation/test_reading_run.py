@@ -133,6 +133,17 @@ def test_raw_files_may_move_when_they_are_read(tmp_path: Path) -> None:
         reading_run.run(Reading(inputs=(moved,), parts=1), out, False)
 
 
+@pytest.mark.parametrize("now", [("other",), ("here", "other"), ("other/*.jsonl",), ("nowhere",)])
+def test_other_inputs_are_another_config(tmp_path: Path, now: tuple[str, ...]) -> None:
+    for name in ("here", "other"):
+        (tmp_path / name).mkdir()
+        raw_corpora.write(tmp_path / name / f"{name}.jsonl", [{"text": raw_corpora.prose(1)}])
+    out = tmp_path / "out"
+    reading_run.run(Reading(inputs=(tmp_path / "here",), parts=1), out, False)
+    with pytest.raises(ArtifactError, match="with another config:\n  inputs"):
+        artifacts.is_finished(out, config=Reading(inputs=tuple(tmp_path / name for name in now), parts=1))
+
+
 def test_a_file_that_is_no_language_model_is_said_before_anything_is_read(tmp_path: Path) -> None:
     file = raw_corpora.write(tmp_path / "a.jsonl", [{"text": "a"}])
     with pytest.raises(ConfigError, match="is no fastText model"):

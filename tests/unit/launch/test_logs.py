@@ -199,6 +199,13 @@ def wait_until(said: list[str], end: str) -> None:
         time.sleep(0.02)
 
 
+def answer(squeue: Path, text: str) -> None:
+    """All at once: somebody asks meanwhile, and a job that Slurm does not name is over."""
+    new = squeue.with_suffix(".new")
+    new.write_text(text)
+    new.replace(squeue)
+
+
 def test_following_through_the_queue_a_start_a_requeue_and_the_end(
     tmp_path: Path, squeue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +222,7 @@ def test_following_through_the_queue_a_start_a_requeue_and_the_end(
     reader = threading.Thread(target=follow, daemon=True)
     reader.start()
     wait_until(said, "stable waits: Priority\n")
-    squeue.write_text("1|RUNNING|None|node1|N/A\n")
+    answer(squeue, "1|RUNNING|None|node1|N/A\n")
     file = submitted.say(folder, 0, 0, "step 1\nste")
     wait_until(said, "-- stable: session 0 --\nstep 1\n")
     with file.open("a") as stream:
@@ -224,9 +231,9 @@ def test_following_through_the_queue_a_start_a_requeue_and_the_end(
     with file.open("a") as stream:
         stream.write("killed in the mid")
     submitted.session(folder, 0, "requeued", "advanced", exit_code=0)
-    squeue.write_text("1|PENDING|BeginTime||N/A\n")
+    answer(squeue, "1|PENDING|BeginTime||N/A\n")
     wait_until(said, "stable waits: BeginTime\n")
-    squeue.write_text("1|RUNNING|None|node2|N/A\n")
+    answer(squeue, "1|RUNNING|None|node2|N/A\n")
     submitted.say(folder, 1, 0, "step 3\n")
     wait_until(said, "-- stable: session 1 --\nstep 3\n")
     with (folder / "session-1" / "rank0.log").open("a") as stream:

@@ -167,6 +167,12 @@ def test_a_shared_directory(tmp_path: Path) -> None:
     assert list((tmp_path / "nodes").iterdir()) == []
 
 
+def test_files_that_are_not_seen_are_waited_for_together(tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert shared(tmp_path).hidden(range(50)) == list(range(50))
+    assert time.monotonic() - started < 5  # 10 s one after another
+
+
 def test_another_directory_or_an_older_file_is_not_it(tmp_path: Path) -> None:
     shared(tmp_path / "nodes", key="6.0.1").leave_word(0)
     assert (

@@ -135,6 +135,14 @@ def test_who_did_not_come_is_named() -> None:
     assert verdict.exclude == ("b",)
 
 
+def test_the_node_of_a_rank_that_did_not_come_is_named_though_others_of_it_came() -> None:
+    came = [Report(rank=rank, host=HOSTS[rank // 2], facts=None) for rank in (0, 1, 3)]
+    asked = Asked(ranks=4, hosts=HOSTS[:2])
+    verdict = judge(came, (), asked, hidden={}, silent=(), all_reduce=None, seconds=1.0)
+    assert failing(verdict) == {"nodes": "rank 2 did not reach rank 0, on b"}
+    assert verdict.exclude == ("b",)
+
+
 def test_who_left_while_links_were_measured_is_named() -> None:
     broken = Link(nodes=(0, 1), bytes_per_second=0.0, trouble="Connection closed by peer")
     verdict = judged(
@@ -191,6 +199,15 @@ def test_the_slow_node_is_named(speeds: tuple[float, ...], excluded: tuple[str, 
     assert verdict.exclude == excluded
 
 
+def test_who_does_not_meet_a_broken_gpu_is_not_to_blame() -> None:
+    broken = dataclasses.replace(report(1), matmul_flops=0.0, copy_bytes_per_second=None)
+    hangs = Link(nodes=(0, 1), bytes_per_second=0.0, trouble="hangs for 65 s")
+    asked = Asked(ranks=2, hosts=HOSTS[:2], gpus_per_node=1)
+    verdict = judged(ranks=(0, 1), asked=asked, links=(hangs,), changed={1: broken}, all_reduce=None)
+    assert failing(verdict) == {"matrix products": "b: 0 GFLOP/s on rank 1"}
+    assert verdict.exclude == ("b",)
+
+
 def test_a_least_bandwidth() -> None:
     verdict = judged(links=links(50e9, 50e9, 50e9), asked=dataclasses.replace(ASKED, least_bandwidth=100e9))
     assert (verdict.passes, verdict.exclude) == (False, ())
@@ -224,10 +241,17 @@ def test_links_within_nodes(speeds: tuple[float, ...], excluded: tuple[str, ...]
     assert (verdict.passes, verdict.exclude) == (not excluded, excluded)
 
 
-def test_ranks_of_a_node_that_do_not_meet() -> None:
-    broken = dataclasses.replace(within(360e9, 0.0)[1], trouble="hangs for 65 s")
-    verdict = judged(links=(*within(360e9), broken, *GOOD), all_reduce=None)
-    assert failing(verdict)["links within nodes"] == "b: hangs for 65 s, fastest a 360 GB/s"
+@pytest.mark.parametrize("pairs", [GOOD, (GOOD[1],), ()])
+@pytest.mark.parametrize("num_nodes", [2, 3])
+def test_ranks_of_a_node_that_do_not_meet(pairs: tuple[Link, ...], num_nodes: int) -> None:
+    """Nor do they meet others, of whom one or none may have said so when rank 0 has heard enough."""
+    hangs = tuple(Link(nodes=nodes, bytes_per_second=0.0, trouble="hangs for 65 s") for nodes in ((1,), (0, 1)))
+    ranks = tuple(range(num_nodes))
+    seen = tuple(link for link in pairs if set(link.nodes) <= set(ranks))
+    asked = dataclasses.replace(ASKED, ranks=num_nodes, hosts=HOSTS[:num_nodes])
+    verdict = judged(ranks=ranks, asked=asked, links=(*within(360e9), *hangs, *seen), all_reduce=None)
+    assert failing(verdict) == {"links within nodes": "b: hangs for 65 s, fastest a 360 GB/s"}
+    assert verdict.exclude == ("b",)
 
 
 def test_ranks_of_the_only_node_that_do_not_meet() -> None:

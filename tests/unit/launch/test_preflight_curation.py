@@ -12,6 +12,7 @@ from megatron_octo.launch import curation
 from megatron_octo.launch.jobs import Job
 from megatron_octo.launch.place import Container, Kind, Place
 from megatron_octo.launch.preflight import checklist
+from megatron_octo.launch.preflight import curation as preflight
 from megatron_octo.launch.preflight.checklist import Check, State
 from megatron_octo.launch.preflight.curation import examine
 
@@ -60,10 +61,19 @@ def test_a_finished_step_is_asked_for_nothing(tmp_path: Path) -> None:
 
 
 def test_a_login_node_without_this_package_can_tell_nothing(tmp_path: Path) -> None:
-    for python in ("no-such-python", "false"):
+    for python in ("no-such-python", "false", "true", "echo"):
         (check,) = checks(tmp_path / "out", dataclasses.replace(PLACE, python=python)).values()
         assert (check.what, check.state) == ("preflight", State.UNKNOWN)
         assert checklist.passes([check])
+
+
+def test_a_login_node_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = tmp_path / "python"
+    silent.write_text("#!/bin/sh\nexec sleep 60\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(preflight, "ANSWER_SECONDS", 1.0)
+    (check,) = checks(tmp_path / "out", dataclasses.replace(PLACE, python=str(silent))).values()
+    assert (check.state, check.text) == (State.UNKNOWN, "no answer within 1 s")
 
 
 def test_what_fails_is_in_one_table(tmp_path: Path) -> None:

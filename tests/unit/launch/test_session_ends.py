@@ -380,8 +380,16 @@ def test_a_job_goes_on_without_bad_nodes(before: str, after: str, tmp_path: Path
     assert job.verdicts() == [(0, "requeued", 69)]
     assert job.reason == f"node2,node7 not fit; see {job.logs}/session-0/node_check.log"
     assert f"requeue 10017\nupdate JobId=10017 ExcNodeList={after}\n" in (tmp_path / "said").read_text()
+    assert "--kill-on-bad-exit=0" in (tmp_path / "said").read_text()  # else a rank that dies takes rank 0 along
     assert not job.out.exists()
     assert job.run("finish") == 0
+
+
+def test_a_bad_node_that_nobody_could_write_down(tmp_path: Path) -> None:
+    job = slurm(tmp_path, CHECKED, rendered.stable("llama32_1b", tmp_path, ranks=2))
+    assert job.run("finish", CHECK="exit 69") == 75
+    assert job.reason == f"a node not fit; see {job.logs}/session-0/node_check.log"
+    assert "update" not in (tmp_path / "said").read_text()
 
 
 def test_bad_nodes_every_time(tmp_path: Path) -> None:

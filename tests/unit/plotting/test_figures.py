@@ -32,6 +32,12 @@ def test_a_model_keeps_its_colour(name: str) -> None:
     assert figures.looks(["other", name])[name] == ("#d55e00", "o")
 
 
+def test_grey_is_for_what_others_are_compared_with() -> None:
+    found = figures.looks(["base", "stable", "mine"])
+    assert [colour for colour, _ in found.values()] == ["#a0a0a0", "#808080", "#d55e00"]
+    assert figures.looks(["mine"])["mine"] == ("#d55e00", "o")
+
+
 def test_unknown_models_get_different_looks() -> None:
     assert len(set(figures.looks(["a", "b", "c"]).values())) == 3
 
